@@ -1,0 +1,58 @@
+"""The budget: each block's share of the required improvement, and its radius."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Shares: TypeAlias = Callable[
+    [Float[Array, " blocks"], Float[Array, " blocks"], Float[Array, " blocks"]], Float[Array, " blocks"]
+]
+Named: TypeAlias = Literal["grad_norm", "uniform", "softmax", "relative"]
+Distribution: TypeAlias = Named | Shares
+
+NAMES: tuple[str, ...] = get_args(Named)
+
+
+class Budget(NamedTuple):
+    """What every block must achieve and how far it may go, per unit of learning rate.
+
+    Attributes:
+      improvement: `[blocks]`, the required improvement `q_b`.
+      radius: `[blocks]`, the longest step `r_b`.
+    """
+
+    improvement: Float[Array, " blocks"]
+    radius: Float[Array, " blocks"]
+
+
+def shares(
+    distribution: Distribution,
+    retain_square: Float[Array, " blocks"],
+    forget_square: Float[Array, " blocks"],
+    kappa: Float[Array, " blocks"],
+) -> Float[Array, " blocks"]:
+    """The factor of every block by which the total required improvement is multiplied (DESIGN section 2.3).
+
+    Raises:
+      ValueError: for an unknown name, or a function whose result does not have one number a block.
+    """
+    if callable(distribution):
+        given = jnp.asarray(distribution(retain_square, forget_square, kappa), kappa.dtype)
+        if given.shape != kappa.shape:
+            raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share a block, {kappa.shape}")
+        return given
+    if distribution == "uniform":
+        return jnp.full_like(kappa, 1.0 / kappa.shape[0])
+    if distribution == "softmax":
+        return jax.nn.softmax(-kappa)
+    norms = jnp.sqrt(retain_square) * jnp.sqrt(forget_square)
+    if distribution == "relative":
+        return norms
+    if distribution == "grad_norm":
+        total = jnp.sum(norms)
+        # All products zero: no block is better placed than another, and the constraint must not vanish.
+        return jnp.where(total > 0, norms / jnp.where(total > 0, total, 1.0), 1.0 / kappa.shape[0])
+    raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")

@@ -1,0 +1,149 @@
+"""Gradients of the retain and of the forget loss."""
+
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from hamu_jax import _validate
+from hamu_jax._gram import Tree
+
+T = TypeVar("T")
+Batch: TypeAlias = chex.ArrayTree
+Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
+
+
+class Paired(NamedTuple, Generic[T]):
+    """One value for each of the two objectives."""
+
+    retain: T
+    forget: T
+
+
+class PairedGradient(Protocol):
+    """The function that `paired_value_and_grad` returns."""
+
+    def __call__(
+        self,
+        params: Tree,
+        retain_batch: Batch,
+        forget_batch: Batch,
+        *,
+        retain_weights: Float[Array, " retain"] | None = None,
+        forget_weights: Float[Array, " forget"] | None = None,
+    ) -> tuple[Paired[Float[Array, ""]], Paired[Tree]]:
+        """Returns `((retain, forget) losses, (retain, forget) gradients)`."""
+        ...
+
+
+def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microbatch_size: int | None = None) -> PairedGradient:
+    """The mean losses on a retain and on a forget batch, and their gradients with respect to the parameters.
+
+    Gradient accumulation lives here, because optax wrappers such as `optax.MultiSteps` do not see `forget_grads`.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, one loss an example. If it has a method `weights(batch) -> [batch]`, as the
+        losses of `hamu_jax.objectives` have, these weights enter the mean: 0 leaves a padding example out.
+      forget_loss: the loss of the forget batch if it is another one.
+      microbatch_size: examples that are differentiated at once, for less memory; the result is the same up to rounding,
+        summed in float32 or wider. A last microbatch that is not full is padded with examples of weight 0. None: all.
+
+    Returns:
+      `f(params, retain_batch, forget_batch, *, retain_weights=None, forget_weights=None)`, which gives
+      `((retain, forget) losses, (retain, forget) gradients)` as named tuples. Batches are pytrees with a leading example
+      axis; weights are `[batch]`. A batch whose weights are all 0 has loss 0 and gradient 0. It raises ValueError,
+      while tracing, for an empty batch, leaves of different lengths, or a loss that does not return `[batch]`.
+
+    Raises:
+      ValueError: if `microbatch_size` is not a positive whole number.
+
+    Example:
+      >>> import jax.numpy as jnp, hamu_jax
+      >>> loss = lambda w, batch: (batch["x"] @ w - batch["y"]) ** 2
+      >>> batch = {"x": jnp.eye(2), "y": jnp.array([1.0, 2.0])}
+      >>> losses, grads = hamu_jax.paired_value_and_grad(loss)(jnp.zeros(2), batch, batch)
+      >>> print(losses.retain, grads.forget)
+      2.5 [-1. -2.]
+    """
+    if microbatch_size is not None:
+        _validate.integer("microbatch_size", microbatch_size)
+    of_forget = loss if forget_loss is None else forget_loss
+
+    def paired(
+        params: Tree,
+        retain_batch: Batch,
+        forget_batch: Batch,
+        *,
+        retain_weights: Float[Array, " retain"] | None = None,
+        forget_weights: Float[Array, " forget"] | None = None,
+    ) -> tuple[Paired[Float[Array, ""]], Paired[Tree]]:
+        retain = _mean_and_grad(
+            loss, params, retain_batch, retain_weights, microbatch_size=microbatch_size, name="retain_batch"
+        )
+        forget = _mean_and_grad(
+            of_forget, params, forget_batch, forget_weights, microbatch_size=microbatch_size, name="forget_batch"
+        )
+        return Paired(retain[0], forget[0]), Paired(retain[1], forget[1])
+
+    return paired
+
+
+def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None) -> Float[Array, " batch"]:
+    """The weight of each example in a mean: the caller's times the loss's own (its padding)."""
+    weights = jnp.ones(size) if given is None else jnp.asarray(given)
+    own = getattr(loss, "weights", None)
+    return weights if own is None else weights * own(batch)
+
+
+def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) -> Float[Array, " batch"]:
+    """`loss(params, batch)`, checked to be one number an example."""
+    values = loss(params, batch)
+    if jnp.shape(values) != (size,):
+        raise ValueError(
+            f"loss: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
+            f"expected ({size},): one loss an example"
+        )
+    return values
+
+
+def weighted_sum(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
+    """`sum_i w_i v_i`, in float32 or wider, where a weight of 0 also silences a NaN."""
+    wide = values.astype(jnp.result_type(jnp.float32, values.dtype))
+    return jnp.sum(jnp.where(weights > 0, weights * wide, 0.0))
+
+
+def _mean_and_grad(
+    loss: Loss, params: Tree, batch: Batch, given: Any, *, microbatch_size: int | None, name: str
+) -> tuple[Float[Array, ""], Tree]:
+    """The weighted mean loss and its gradient, accumulated over microbatches."""
+    size = _validate.batch(name, batch)
+    weights = example_weights(loss, batch, size, given)
+    total = jnp.sum(weights)
+    # Divided before the sum, so that microbatches add up to the mean; all weights 0 give a mean of 0.
+    shares = weights / jnp.where(total > 0, total, 1.0)
+
+    def part(params: Tree, batch: Batch, shares: Array) -> Array:
+        return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
+
+    if microbatch_size is None or microbatch_size >= size:
+        return jax.value_and_grad(part)(params, batch, shares)
+
+    def wide(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
+        value, grads = jax.value_and_grad(part)(params, batch, shares)
+        return value, jax.tree.map(lambda g: g.astype(jnp.result_type(jnp.float32, g.dtype)), grads)
+
+    batch, shares = pad((batch, shares), -size % microbatch_size)
+    shares = jnp.where(jnp.arange(shares.shape[0]) < size, shares, 0.0)
+    value, grads = optax.microbatching.microbatch(wide, argnums=(1, 2), microbatch_size=microbatch_size)(params, batch, shares)
+    return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+
+def pad(batch: Any, extra: int) -> Any:
+    """Repeats the first example `extra` times at the end: finite whenever the batch is."""
+    if extra == 0:
+        return batch
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], extra, axis=0)]), batch)

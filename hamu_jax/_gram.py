@@ -1,0 +1,145 @@
+"""Inner products of gradient pytrees, per block, and the combination that they decide.
+
+Three passes over the gradients make a whole unlearning step: `gram` (inner products), `residual` (the part of one
+gradient orthogonal to the other, measured rather than derived) and `combine`. XLA fuses each into reductions or one
+elementwise kernel a tensor; nothing of the size of the parameters is kept between them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from hamu_jax._blocks import Partition
+
+Tree: TypeAlias = optax.Params
+
+
+class Residual(NamedTuple):
+    """Row 0 less its projection on row 1, per block: `(row_0 - first row_1) - second row_1`.
+
+    Attributes:
+      first: `[blocks]`, the projection coefficient from the Gram matrix.
+      second: `[blocks]`, what a second orthogonalisation adds. It must not be summed with `first`: it is of the size of
+        `first`'s rounding error.
+      norm: `[blocks]`, the residual's Euclidean norm, measured on the residual itself.
+    """
+
+    first: Float[Array, " blocks"]
+    second: Float[Array, " blocks"]
+    norm: Float[Array, " blocks"]
+
+
+def accumulation_dtype(tree: Tree) -> Any:
+    """The dtype in which sums over `tree` are formed: its widest, float32 at least."""
+    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+
+
+def rounding(tree: Tree) -> float:
+    """The unit roundoff of the coarsest dtype in `tree`: below this, an angle between gradients is noise."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(tree))
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """A quotient that is 0 where the denominator is."""
+    positive = denominator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1.0), 0.0)
+
+
+def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m"]:
+    """Inner products of all pairs of rows, per block, accumulated in float32 or wider."""
+    leaves = [_wide_leaves(row, accumulation_dtype(rows[0])) for row in rows]
+    products = {(i, j): partition.sum(_dots(leaves[i], leaves[j], partition)) for i in range(len(rows)) for j in range(i + 1)}
+    m = range(len(rows))
+    return jnp.stack([jnp.stack([products[max(i, j), min(i, j)] for j in m], axis=-1) for i in m], axis=-2)
+
+
+def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], partition: Partition) -> Residual:
+    """Orthogonalises `row` against `against` twice (Gram-Schmidt with one repetition), per block.
+
+    `sqrt(|row|^2 - inner^2/square)` is 100% off in float32 once the angle is below 1e-4, so the norm is taken of the
+    residual. One orthogonalisation leaves it orthogonal up to the rounding of `inner/square` only, which at small
+    angles is as large as the residual: the leftover is measured in the same pass and removed.
+
+    Args:
+      row: the gradient to be decomposed.
+      against: the gradient to be projected out, same structure.
+      products: their Gram matrix, `row` first.
+      partition: the blocks.
+
+    Returns:
+      The residual. Where its norm is at most two units of roundoff of `|row|`, the gradients are parallel as far as
+      their dtype can tell, and the norm is 0.
+    """
+    dtype = accumulation_dtype(row)
+    rows, others = _wide_leaves(row, dtype), _wide_leaves(against, dtype)
+    square = products[:, 1, 1]
+    first = ratio(products[:, 0, 1], square)
+    # Behind the barrier the second reduction recomputes its residual from the gradients instead of sharing a copy of
+    # it in memory with the first: half the time (25 ms against 52 ms for 32M floats on two CPU cores).
+    again = jax.lax.optimization_barrier(first)
+    once = [x - c * y for x, y, c in zip(rows, others, partition.spread(first, rows), strict=True)]
+    twin = [x - c * y for x, y, c in zip(rows, others, partition.spread(again, rows), strict=True)]
+    leftover = partition.sum(_dots(once, others, partition))
+    squared = partition.sum(_dots(twin, twin, partition))
+    second = ratio(leftover, square)
+    norm = jnp.sqrt(jnp.maximum(squared - second * leftover, 0.0))
+    noise = 2.0 * rounding((row, against)) * jnp.sqrt(products[:, 0, 0])
+    return Residual(first, second, jnp.where(norm > noise, norm, 0.0))
+
+
+def combine(
+    rows: Sequence[Tree],
+    coefficients: Float[Array, "blocks m"],
+    partition: Partition,
+    *,
+    orthogonal: tuple[Float[Array, " blocks"], Residual] | None = None,
+    keep: Any = True,
+) -> Tree:
+    """The weighted sum of rows, plus a multiple of the residual of row 0, in each leaf's own dtype.
+
+    Args:
+      rows: the gradients.
+      coefficients: one a block and row.
+      partition: the blocks.
+      orthogonal: the coefficient of the residual of row 0 against row 1, per block, and that residual. It is formed
+        element by element from both rows; folded into `coefficients` it would cancel catastrophically at small angles.
+      keep: a boolean scalar; where it is false the result is zero, whatever the rows hold.
+    """
+    dtype = accumulation_dtype(rows[0])
+    leaves = [_wide_leaves(row, dtype) for row in rows]
+    sums = [
+        sum(c * x for c, x in zip(weights, xs, strict=True))
+        for weights, xs in zip(
+            zip(*(partition.spread(coefficients[:, i], leaves[0]) for i in range(len(rows))), strict=True),
+            zip(*leaves, strict=True),
+            strict=True,
+        )
+    ]
+    if orthogonal is not None:
+        scale, parts = orthogonal
+        spread = [partition.spread(values, leaves[0]) for values in (scale, parts.first, parts.second)]
+        sums = [
+            total + s * ((x - first * y) - second * y)
+            for total, x, y, s, first, second in zip(sums, leaves[0], leaves[1], *spread, strict=True)
+        ]
+    like, structure = jax.tree.flatten(rows[0])
+    return jax.tree.unflatten(
+        structure, [jnp.where(keep, x, 0.0).astype(leaf.dtype) for x, leaf in zip(sums, like, strict=True)]
+    )
+
+
+def _wide_leaves(tree: Tree, dtype: Any) -> list[Array]:
+    """The leaves of a tree in the accumulation dtype."""
+    return [leaf.astype(dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def _dots(left: Sequence[Array], right: Sequence[Array], partition: Partition) -> list[Array]:
+    """Leaf-wise inner products, one a slot of the leaf."""
+    return [
+        jnp.sum(x * y, axis=tuple(range(1 if stacked else 0, x.ndim)))
+        for x, y, stacked in zip(left, right, partition.stacked, strict=True)
+    ]

@@ -1,0 +1,157 @@
+"""One step: Gram matrices, budget, rule, combination. The same code for every rule and every kind of block."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hamu_jax._blocks import Blocks, Partition, partition
+from hamu_jax._budget import Budget, Distribution, shares
+from hamu_jax._gram import Residual, Tree, combine, gram, residual
+from hamu_jax._hardness import Geometry, Hardness, Regime, whole
+from hamu_jax.rules import Combination, Problem, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What stays the same from step to step: the rule and how blocks share the budget."""
+
+    rule: Rule
+    blocks: Blocks
+    distribution: Distribution
+    clip_norm: float | None
+
+
+class Measurement(NamedTuple):
+    """All that the rule needs to know of two gradients.
+
+    Rows are in the rule's order: row 0 is the free objective, row 1 the guaranteed one.
+
+    Attributes:
+      gram: `[blocks, 2, 2]`, of the clipped rows.
+      residual: of the raw rows.
+      scale: `[2]`, the clipping factors.
+    """
+
+    gram: Float[Array, "blocks 2 2"]
+    residual: Residual
+    scale: Float[Array, "2"]
+
+    def geometry(self) -> Geometry:
+        """Norms, inner product and residual of the clipped rows, per block."""
+        norms = jnp.sqrt(jnp.diagonal(self.gram, axis1=-2, axis2=-1))
+        return Geometry(norms[:, 0], norms[:, 1], self.gram[:, 0, 1], self.residual.norm * self.scale[0])
+
+
+def order(retain: Tree, forget: Tree, rule: Rule) -> tuple[Tree, Tree]:
+    """The rows in the rule's order. The sign of the forget gradient is flipped here and nowhere else."""
+    rows = (retain, jax.tree.map(jnp.negative, forget))
+    return rows if rule.guaranteed == "forget" else (rows[1], rows[0])
+
+
+def measure(rows: tuple[Tree, Tree], blocks: Partition, clip_norm: float | None) -> Measurement:
+    """Two passes over the gradients: inner products, then the residual."""
+    raw = gram(rows, blocks)
+    scale = _clipping(raw, clip_norm)
+    return Measurement(raw * scale[:, None] * scale[None, :], residual(rows[0], rows[1], raw, blocks), scale)
+
+
+def allocate(
+    measured: Measurement, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
+) -> Budget:
+    """Shares the required improvement out; `radius=None` is the norm of the free gradient (the learning-rate radius)."""
+    squares = jnp.diagonal(measured.gram, axis1=-2, axis2=-1)
+    retain, forget = (0, 1) if settings.rule.guaranteed == "forget" else (1, 0)
+    weights = shares(settings.distribution, squares[:, retain], squares[:, forget], -measured.gram[:, 0, 1])
+    radii = jnp.sqrt(squares[:, 0]) if radius is None else jnp.broadcast_to(radius, weights.shape)
+    return Budget(improvement * weights, radii.astype(weights.dtype))
+
+
+def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
+    """The rule's answer for every block."""
+    return jax.vmap(rule.solve)(Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius))
+
+
+def decrease(measured: Measurement, combination: Combination) -> Float[Array, "blocks 2"]:
+    """Predicted decrease of the rows' losses, per unit of learning rate, in the units of the (unclipped) losses."""
+    along = jnp.einsum("bij,bj->bi", measured.gram, combination.rows, precision="highest")
+    free_only = combination.residual * measured.geometry().residual ** 2
+    return (along + jnp.stack([free_only, jnp.zeros_like(free_only)], axis=-1)) / measured.scale
+
+
+def step(
+    retain: Tree, forget: Tree, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
+) -> tuple[Tree, Hardness]:
+    """The update (to be subtracted) and what was measured on the way."""
+    blocks = partition(retain, settings.blocks)
+    rows = order(retain, forget, settings.rule)
+    measured = measure(rows, blocks, settings.clip_norm)
+    budget = allocate(measured, improvement, radius, settings)
+    combination = solve(measured, budget, settings.rule)
+    hardness = describe(measured, budget, combination, settings.rule)
+    update = combine(
+        rows,
+        combination.rows * measured.scale,
+        blocks,
+        orthogonal=(combination.residual * measured.scale[0], measured.residual),
+        keep=jnp.all(hardness.finite),
+    )
+    return update, hardness
+
+
+def describe(measured: Measurement, budget: Budget, combination: Combination, rule: Rule) -> Hardness:
+    """Puts names to the numbers, in the public orientation: retain and forget, the forget loss to rise."""
+    geometry = measured.geometry()
+    total = whole(geometry)
+    kappa_1, kappa_2 = geometry.thresholds(budget)
+    total_budget = Budget(jnp.sum(budget.improvement), jnp.sqrt(jnp.sum(budget.radius**2)))
+    total_kappa_1, total_kappa_2 = total.thresholds(total_budget)
+    finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
+    change = jnp.where(jnp.all(finite), -decrease(measured, combination), 0.0)
+    retain, forget = (0, 1) if rule.guaranteed == "forget" else (1, 0)
+    norms = (geometry.free, geometry.guaranteed)
+    quantity = jnp.sum(budget.radius * geometry.guaranteed * _sine(geometry))
+    return Hardness(
+        kappa=-geometry.inner,
+        kappa_1=kappa_1,
+        kappa_2=kappa_2,
+        cosine=-geometry.cosine(),
+        angle=geometry.conflict_angle(),
+        retain_norm=norms[retain],
+        forget_norm=norms[forget],
+        improvement=budget.improvement,
+        radius=budget.radius,
+        regime=combination.regime,
+        feasible=combination.regime != Regime.INFEASIBLE,
+        retain_change=change[:, retain],
+        forget_change=-change[:, forget],
+        finite=finite,
+        total_kappa=-total.inner,
+        total_kappa_1=total_kappa_1,
+        total_kappa_2=total_kappa_2,
+        total_cosine=-total.cosine(),
+        total_angle=total.conflict_angle(),
+        total_improvement=total_budget.improvement,
+        total_retain_change=jnp.sum(change[:, retain]),
+        total_forget_change=-jnp.sum(change[:, forget]),
+        unavoidable=jnp.sum(change[:, 0]) > 0,
+        stopping_quantity=quantity,
+        stopping_criterion=total_budget.improvement > quantity,
+    )
+
+
+def _sine(geometry: Geometry) -> Float[Array, "..."]:
+    """Sine of the angle between the gradients; 0 where the free one is zero."""
+    moving = geometry.free > 0
+    return jnp.where(moving, geometry.residual / jnp.where(moving, geometry.free, 1.0), 0.0)
+
+
+def _clipping(raw: Float[Array, "blocks m m"], clip_norm: float | None) -> Float[Array, " m"]:
+    """The factor that brings each row's norm over all blocks to `clip_norm` at most."""
+    norms = jnp.sqrt(jnp.sum(jnp.diagonal(raw, axis1=-2, axis2=-1), axis=0))
+    if clip_norm is None:
+        return jnp.ones_like(norms)
+    # 1e-6 is torch.nn.utils.clip_grad_norm_'s guard against division by zero: part of what the paper's code clips to.
+    return jnp.minimum(1.0, clip_norm / (norms + 1e-6))

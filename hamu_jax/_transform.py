@@ -1,0 +1,230 @@
+"""The optax gradient transformations."""
+
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from hamu_jax import _validate, rules
+from hamu_jax._blocks import Blocks, partition
+from hamu_jax._budget import NAMES, Distribution
+from hamu_jax._gram import Tree, accumulation_dtype
+from hamu_jax._hardness import Hardness
+from hamu_jax._step import Settings, step
+
+_launch = jax.jit(step, static_argnames="settings")  # one launch when called outside jit; inlined inside
+
+Variant: TypeAlias = Literal["q", "u"]
+Number: TypeAlias = float | Float[Array, ""] | optax.Schedule
+
+
+class TransformState(NamedTuple):
+    """State of `combine`, `transform` and `hamu`.
+
+    Attributes:
+      step: number of updates made, for schedules.
+      hardness: what the last update measured; zeros before the first.
+    """
+
+    step: Int[Array, ""]
+    hardness: Hardness
+
+
+def combine(
+    rule: rules.Rule,
+    *,
+    improvement: Number = 0.0,
+    radius: Number | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    clip_norm: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes any combination rule an optax transformation of the retain and the forget gradient.
+
+    The transformation's `update` takes the retain gradient as `updates` and the forget gradient as the keyword
+    `forget_grads`, and returns the combination that the rule decides, to be subtracted (`optax.sgd`). Sums over
+    parameters are formed in float32 or wider and the result has the retain gradient's dtype. If a gradient is not finite
+    the result is zero and `get_hardness(state).finite` says in which block.
+
+    Args:
+      rule: one of `hamu_jax.rules`.
+      improvement: required improvement, in loss per unit of learning rate; a number or an optax schedule.
+      radius: as in `transform`.
+      blocks: as in `transform`.
+      distribution: as in `transform`.
+      clip_norm: as in `transform`.
+
+    Returns:
+      The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
+      missing `forget_grads` or pytrees that differ, naming the first path.
+
+    Raises:
+      ValueError: for a negative number or an unknown name.
+
+    Source: DESIGN section 2.7.
+    """
+    _check(improvement, radius, blocks, distribution, clip_norm)
+    settings = Settings(rule, blocks, distribution, clip_norm)
+
+    def init(params: optax.Params) -> TransformState:
+        _validate.gradients("params", params)
+        return TransformState(jnp.zeros([], jnp.int32), _empty_hardness(params, blocks))
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        forget_grads: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TransformState]:
+        del params, extra_args
+        if forget_grads is None:
+            raise ValueError(
+                "forget_grads: got nothing, expected the gradient of the forget loss: "
+                "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
+            )
+        _validate.gradients("updates (the retain gradient)", updates)
+        _validate.gradients("forget_grads", forget_grads)
+        _validate.same_structure("forget_grads", forget_grads, "updates (the retain gradient)", updates)
+        dtype = accumulation_dtype(updates)
+        required, longest = _at(improvement, state.step, dtype), _at(radius, state.step, dtype)
+        combined, hardness = _launch(updates, forget_grads, required, longest, settings)
+        hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
+        return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def transform(
+    improvement: Number,
+    *,
+    variant: Variant = "q",
+    radius: Number | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    infeasible: rules.Infeasible = "scale",
+    clip_norm: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Hardness-aware unlearning: the step that raises the forget loss as required at the least cost to the retain loss.
+
+    Per block of parameters, in the units of `optax.sgd(1.0)`,
+
+        minimise <g_r, d>   subject to   <g_f, d> >= q,   |d| <= r          (variant "q")
+        maximise <g_f, d>   subject to   <g_r, d> <= -q,  |d| <= r          (variant "u")
+
+    and the update is `-d`. A learning rate scales the step and the promise alike: `optax.sgd(eta)` raises the forget
+    loss by `eta q` to first order, with a step of at most `eta r` a block. Weight decay, momentum or Adam after the
+    transform changes the step and so voids the promise.
+
+    Guarantees, to first order: with `blocks="global"` exactly the above; with several blocks each keeps its own
+    constraint and ball, so the promises add up. Edge cases are those of `rules.hamu_q`; non-finite gradients give a zero
+    step (see `combine`). Gradients below about 1e-19 in float32 have no square and count as zero.
+
+    Args:
+      improvement: required improvement `q`, in loss per unit of learning rate (the reference's `CONSTRAINT_RATIO`); at
+        least 0; a number or an optax schedule.
+      variant: `"q"` promises the forget improvement, `"u"` the retain improvement.
+      radius: the longest step a block may take, per unit of learning rate; a number or an optax schedule. None is the
+        paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
+      blocks: `"leaf"` solves one problem a tensor, `"global"` one for the model; or a function from a key path
+        (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
+      distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"` or a function of
+        the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (DESIGN section 2.3). With
+        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None.
+      infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
+      clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
+
+    Raises:
+      ValueError: for a negative or non-finite number, or an unknown name.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, hamu_jax
+      >>> tx = optax.chain(hamu_jax.transform(0.5, blocks="global"), optax.sgd(0.1))
+      >>> params = {"w": jnp.array([1.0, 2.0])}
+      >>> state = tx.init(params)
+      >>> retain, forget = {"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}
+      >>> updates, state = tx.update(retain, state, params, forget_grads=forget)
+      >>> print(f"{hamu_jax.get_hardness(state).total_forget_change:.2f}")
+      0.50
+
+    Source: paper section 4; DESIGN sections 2.1 to 2.4.
+    """
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant: got {variant!r}, expected 'q' or 'u'")
+    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible)
+    return combine(rule, improvement=improvement, radius=radius, blocks=blocks, distribution=distribution, clip_norm=clip_norm)
+
+
+def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """`transform` chained with a learning rate: plain gradient steps, the form in which its promises hold.
+
+    Args:
+      learning_rate: a number or an optax schedule.
+      improvement: as in `transform`.
+      **options: the other arguments of `transform`.
+
+    Raises:
+      ValueError: as `transform`.
+
+    Source: paper algorithm 1.
+    """
+    _validate.number("learning_rate", learning_rate)
+    return optax.chain(transform(improvement, **options), optax.scale_by_learning_rate(learning_rate))
+
+
+def get_hardness(state: Any) -> Hardness:
+    """The `Hardness` that the last update measured, from the state of any chain that holds one transform of ours.
+
+    Raises:
+      ValueError: if there is none in `state`, or more than one.
+    """
+    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_hardness) if _is_hardness(leaf)]
+    if len(found) != 1:
+        raise ValueError(f"state: got {len(found)} hamu_jax transforms in it, expected 1")
+    return found[0]
+
+
+def _is_hardness(node: Any) -> bool:
+    """Whether a node of an optimizer state is our measurement."""
+    return isinstance(node, Hardness)
+
+
+def _check(
+    improvement: Number, radius: Number | None, blocks: Blocks, distribution: Distribution, clip_norm: float | None
+) -> None:
+    """Checks the options that all transforms share."""
+    _validate.number("improvement", improvement)
+    if radius is not None:
+        _validate.number("radius", radius)
+    if clip_norm is not None:
+        _validate.number("clip_norm", clip_norm, positive=True)
+    if not callable(blocks) and blocks not in ("leaf", "global"):
+        raise ValueError(f"blocks: got {blocks!r}, expected 'leaf', 'global' or a function from a key path to a label")
+    if not callable(distribution) and distribution not in NAMES:
+        raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")
+
+
+def _at(value: Number | None, count: Array, dtype: Any) -> Array | None:
+    """A number or schedule at a step."""
+    if value is None:
+        return None
+    return jnp.asarray(value(count) if callable(value) else value, dtype)
+
+
+def _empty_hardness(params: Tree, blocks: Blocks) -> Hardness:
+    """Zeros in the shapes and dtypes that `update` will fill."""
+    like = jax.ShapeDtypeStruct((len(partition(params, blocks).labels),), accumulation_dtype(params))
+    kinds = {"regime": jnp.int32, "feasible": bool, "finite": bool, "unavoidable": bool, "stopping_criterion": bool}
+    scalars = ("total_", "unavoidable", "stopping_")
+    return Hardness(
+        **{
+            name: jnp.zeros(() if name.startswith(scalars) else like.shape, kinds.get(name, like.dtype))
+            for name in Hardness._fields
+        }
+    )

@@ -1,0 +1,89 @@
+"""Checks of what users pass in.
+
+Concrete values are checked when something is built, tracers never; shapes and dtypes are checked while tracing, before
+any computation.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from hamu_jax._blocks import path_name
+
+
+def number(name: str, value: Any, *, positive: bool = False) -> None:
+    """Checks a number that must be finite and at least 0 (above 0 with `positive`); lets tracers and schedules through."""
+    if callable(value) or isinstance(value, Tracer):
+        return
+    kind = "a positive number" if positive else "a number of at least 0"
+    if jnp.ndim(value) != 0 or isinstance(value, (bool, str)):
+        raise ValueError(f"{name}: got {value!r}, expected {kind} or an optax schedule")
+    if not (jnp.isfinite(value) and (value > 0 if positive else value >= 0)):
+        raise ValueError(f"{name}: got {value!r}, expected {kind}")
+
+
+def integer(name: str, value: Any, *, at_least: int = 1) -> None:
+    """Checks a count."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {at_least}")
+
+
+def gradients(name: str, tree: Any) -> None:
+    """Checks that every leaf is a floating-point array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            hint = " (see optax.contrib.split_real_and_imaginary)" if dtype is not None and jnp.iscomplexobj(leaf) else ""
+            got = type(leaf).__name__ if dtype is None else dtype
+            raise TypeError(f"{name}: got {got} at '{path_name(path)}', expected a floating-point array{hint}")
+
+
+def same_structure(name: str, tree: Any, reference_name: str, reference: Any) -> None:
+    """Checks that two pytrees have the same paths and shapes; names the first that differs."""
+    got = jax.tree_util.tree_leaves_with_path(tree)
+    expected = jax.tree_util.tree_leaves_with_path(reference)
+    for (path, leaf), (expected_path, expected_leaf) in zip(got, expected, strict=False):
+        if path != expected_path:
+            raise ValueError(
+                f"{name}: got the leaf '{path_name(path)}' where {reference_name} has '{path_name(expected_path)}', expected "
+                "the same pytree structure"
+            )
+        if jnp.shape(leaf) != jnp.shape(expected_leaf):
+            raise ValueError(
+                f"{name}: got shape {jnp.shape(leaf)} at '{path_name(path)}', expected {jnp.shape(expected_leaf)} as in "
+                f"{reference_name}"
+            )
+    if len(got) != len(expected):
+        longer, which = (got, name) if len(got) > len(expected) else (expected, reference_name)
+        extra = path_name(longer[min(len(got), len(expected))][0])
+        raise ValueError(
+            f"{name}: got {len(got)} leaves, expected {len(expected)} as in {reference_name}; the first that only {which} has "
+            f"is '{extra}'"
+        )
+    if jax.tree.structure(tree) != jax.tree.structure(reference):
+        raise ValueError(
+            f"{name}: got the pytree {jax.tree.structure(tree)}, expected {jax.tree.structure(reference)} as in "
+            f"{reference_name}"
+        )
+
+
+def batch(name: str, tree: Any) -> int:
+    """Checks that all leaves share a leading example axis that is not empty; returns its length."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name}: got a pytree without arrays, expected at least one with a leading example axis")
+    first_path, first = leaves[0]
+    for path, leaf in leaves:
+        if jnp.ndim(leaf) == 0:
+            raise ValueError(f"{name}: got a 0-d leaf at '{path_name(path)}', expected a leading example axis")
+        if jnp.shape(leaf)[0] != jnp.shape(first)[0]:
+            raise ValueError(
+                f"{name}: got {jnp.shape(leaf)[0]} examples at '{path_name(path)}', expected {jnp.shape(first)[0]} as at "
+                f"'{path_name(first_path)}'"
+            )
+    size = int(jnp.shape(first)[0])
+    if size == 0:
+        raise ValueError(f"{name}: got 0 examples, expected at least 1")
+    return size
