@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal, TypeAlias
 
-import chex
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 KeyPath: TypeAlias = tuple[Any, ...]
@@ -66,7 +66,7 @@ def path_name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
 
 
-def partition(tree: chex.ArrayTree, blocks: Blocks) -> Partition:
+def partition(tree: optax.Params, blocks: Blocks) -> Partition:
     """Assigns the leaves of `tree` to blocks, in order of first appearance.
 
     Raises:
@@ -94,7 +94,7 @@ def partition(tree: chex.ArrayTree, blocks: Blocks) -> Partition:
     return Partition(tuple(names), tuple(slots), tuple(stacked))
 
 
-def block_labels(params: chex.ArrayTree, blocks: Blocks = "leaf") -> tuple[str, ...]:
+def block_labels(params: optax.Params, blocks: Blocks = "leaf") -> tuple[str, ...]:
     """The names of the blocks of `params`, in the order of every per-block array.
 
     Args:
