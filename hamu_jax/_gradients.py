@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from hamu_jax import _validate
-from hamu_jax._gram import Tree
+from hamu_jax._gram import Tree, accumulation_dtype
 
 T = TypeVar("T")
 Batch: TypeAlias = chex.ArrayTree
@@ -94,9 +94,10 @@ def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microb
 
 def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None) -> Float[Array, " batch"]:
     """The weight of each example in a mean: the caller's times the loss's own (its padding)."""
-    weights = jnp.ones(size) if given is None else jnp.asarray(given)
+    dtype = jnp.result_type(float)
+    weights = jnp.ones(size, dtype) if given is None else jnp.asarray(given, dtype)
     own = getattr(loss, "weights", None)
-    return weights if own is None else weights * own(batch)
+    return weights if own is None else weights * own(batch).astype(dtype)
 
 
 def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) -> Float[Array, " batch"]:
@@ -112,19 +113,29 @@ def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) ->
 
 def weighted_sum(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
     """`sum_i w_i v_i`, in float32 or wider, where a weight of 0 also silences a NaN."""
-    wide = values.astype(jnp.result_type(jnp.float32, values.dtype))
-    return jnp.sum(jnp.where(weights > 0, weights * wide, 0.0))
+    wide = values.astype(accumulation_dtype(values))
+    return jnp.sum(jnp.where(weights > 0, weights.astype(wide.dtype) * wide, 0.0))
+
+
+def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array, ""]:
+    """The weighted mean loss of a batch, as `paired_value_and_grad` has it."""
+    size, shares = _shares(loss, batch, None, name)
+    return weighted_sum(per_example(loss, params, batch, size, name), shares)
+
+
+def _shares(loss: Loss, batch: Batch, given: Any, name: str) -> tuple[int, Float[Array, " batch"]]:
+    """The number of examples, and what each counts in the mean; all 0 where all weights are."""
+    size = _validate.batch(name, batch)
+    weights = example_weights(loss, batch, size, given)
+    total = jnp.sum(weights)
+    return size, weights / jnp.where(total > 0, total, 1.0)
 
 
 def _mean_and_grad(
     loss: Loss, params: Tree, batch: Batch, given: Any, *, microbatch_size: int | None, name: str
 ) -> tuple[Float[Array, ""], Tree]:
     """The weighted mean loss and its gradient, accumulated over microbatches."""
-    size = _validate.batch(name, batch)
-    weights = example_weights(loss, batch, size, given)
-    total = jnp.sum(weights)
-    # Divided before the sum, so that microbatches add up to the mean; all weights 0 give a mean of 0.
-    shares = weights / jnp.where(total > 0, total, 1.0)
+    size, shares = _shares(loss, batch, given, name)
 
     def part(params: Tree, batch: Batch, shares: Array) -> Array:
         return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
@@ -134,7 +145,7 @@ def _mean_and_grad(
 
     def wide(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
         value, grads = jax.value_and_grad(part)(params, batch, shares)
-        return value, jax.tree.map(lambda g: g.astype(jnp.result_type(jnp.float32, g.dtype)), grads)
+        return value, jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
 
     batch, shares = pad((batch, shares), -size % microbatch_size)
     shares = jnp.where(jnp.arange(shares.shape[0]) < size, shares, 0.0)

@@ -35,7 +35,8 @@ class Residual(NamedTuple):
 
 def accumulation_dtype(tree: Tree) -> Any:
     """The dtype in which sums over `tree` are formed: its widest, float32 at least."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in jax.tree.leaves(tree)))
+    widest = max((jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jax.tree.leaves(tree))), key=lambda dtype: dtype.itemsize)
+    return jax.dtypes.canonicalize_dtype(widest)
 
 
 def rounding(tree: Tree) -> float:
@@ -49,10 +50,15 @@ def ratio(numerator: Array, denominator: Array) -> Array:
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1.0), 0.0)
 
 
+def inner_products(left: Tree, right: Tree, partition: Partition) -> Float[Array, " blocks"]:
+    """`<left, right>` per block, accumulated in float32 or wider."""
+    dtype = accumulation_dtype(left)
+    return partition.sum(_dots(_wide_leaves(left, dtype), _wide_leaves(right, dtype), partition))
+
+
 def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m"]:
     """Inner products of all pairs of rows, per block, accumulated in float32 or wider."""
-    leaves = [_wide_leaves(row, accumulation_dtype(rows[0])) for row in rows]
-    products = {(i, j): partition.sum(_dots(leaves[i], leaves[j], partition)) for i in range(len(rows)) for j in range(i + 1)}
+    products = {(i, j): inner_products(rows[i], rows[j], partition) for i in range(len(rows)) for j in range(i + 1)}
     m = range(len(rows))
     return jnp.stack([jnp.stack([products[max(i, j), min(i, j)] for j in m], axis=-1) for i in m], axis=-2)
 

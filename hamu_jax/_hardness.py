@@ -49,6 +49,8 @@ class Hardness(NamedTuple):
       total_kappa: `kappa` of the whole model, as are the following.
       total_kappa_1: `kappa_1` for the sum of the shares and a step as long as all blocks' radii allow.
       total_kappa_2: `kappa_2` likewise.
+      total_retain_norm: `|g_r|` of the whole gradient.
+      total_forget_norm: `|g_f|` of the whole gradient.
       total_cosine: of the angle between the whole gradients.
       total_angle: in degrees.
       total_improvement: the sum of the shares.
@@ -78,6 +80,8 @@ class Hardness(NamedTuple):
     total_kappa: Float[Array, ""]
     total_kappa_1: Float[Array, ""]
     total_kappa_2: Float[Array, ""]
+    total_retain_norm: Float[Array, ""]
+    total_forget_norm: Float[Array, ""]
     total_cosine: Float[Array, ""]
     total_angle: Float[Array, ""]
     total_improvement: Float[Array, ""]

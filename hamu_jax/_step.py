@@ -55,7 +55,7 @@ def measure(rows: tuple[Tree, Tree], blocks: Partition, clip_norm: float | None)
     """Two passes over the gradients: inner products, then the residual."""
     raw = gram(rows, blocks)
     scale = _clipping(raw, clip_norm)
-    return Measurement(raw * scale[:, None] * scale[None, :], residual(rows[0], rows[1], raw, blocks), scale)
+    return Measurement(raw * scale[None, :, None] * scale[None, None, :], residual(rows[0], rows[1], raw, blocks), scale)
 
 
 def allocate(
@@ -78,7 +78,7 @@ def decrease(measured: Measurement, combination: Combination) -> Float[Array, "b
     """Predicted decrease of the rows' losses, per unit of learning rate, in the units of the (unclipped) losses."""
     along = jnp.einsum("bij,bj->bi", measured.gram, combination.rows, precision="highest")
     free_only = combination.residual * measured.geometry().residual ** 2
-    return (along + jnp.stack([free_only, jnp.zeros_like(free_only)], axis=-1)) / measured.scale
+    return (along + jnp.stack([free_only, jnp.zeros_like(free_only)], axis=-1)) / measured.scale[None, :]
 
 
 def step(
@@ -93,7 +93,7 @@ def step(
     hardness = describe(measured, budget, combination, settings.rule)
     update = combine(
         rows,
-        combination.rows * measured.scale,
+        combination.rows * measured.scale[None, :],
         blocks,
         orthogonal=(combination.residual * measured.scale[0], measured.residual),
         keep=jnp.all(hardness.finite),
@@ -111,7 +111,7 @@ def describe(measured: Measurement, budget: Budget, combination: Combination, ru
     finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
     change = jnp.where(jnp.all(finite), -decrease(measured, combination), 0.0)
     retain, forget = (0, 1) if rule.guaranteed == "forget" else (1, 0)
-    norms = (geometry.free, geometry.guaranteed)
+    norms, total_norms = (geometry.free, geometry.guaranteed), (total.free, total.guaranteed)
     quantity = jnp.sum(budget.radius * geometry.guaranteed * _sine(geometry))
     return Hardness(
         kappa=-geometry.inner,
@@ -131,6 +131,8 @@ def describe(measured: Measurement, budget: Budget, combination: Combination, ru
         total_kappa=-total.inner,
         total_kappa_1=total_kappa_1,
         total_kappa_2=total_kappa_2,
+        total_retain_norm=total_norms[retain],
+        total_forget_norm=total_norms[forget],
         total_cosine=-total.cosine(),
         total_angle=total.conflict_angle(),
         total_improvement=total_budget.improvement,
@@ -154,4 +156,5 @@ def _clipping(raw: Float[Array, "blocks m m"], clip_norm: float | None) -> Float
     if clip_norm is None:
         return jnp.ones_like(norms)
     # 1e-6 is torch.nn.utils.clip_grad_norm_'s guard against division by zero: part of what the paper's code clips to.
-    return jnp.minimum(1.0, clip_norm / (norms + 1e-6))
+    # A norm that is not finite must not mark the blocks that are.
+    return jnp.where(jnp.isfinite(norms), jnp.minimum(1.0, clip_norm / (norms + 1e-6)), 1.0)

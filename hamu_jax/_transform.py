@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from hamu_jax import _validate, rules
 from hamu_jax._blocks import Blocks, partition
-from hamu_jax._budget import NAMES, Distribution
+from hamu_jax._budget import Distribution
 from hamu_jax._gram import Tree, accumulation_dtype
 from hamu_jax._hardness import Hardness
 from hamu_jax._step import Settings, step
@@ -65,7 +65,10 @@ def combine(
 
     Source: DESIGN section 2.7.
     """
-    _check(improvement, radius, blocks, distribution, clip_norm)
+    _validate.number("improvement", improvement)
+    if radius is not None:
+        _validate.number("radius", radius)
+    _validate.options(blocks, distribution, clip_norm)
     settings = Settings(rule, blocks, distribution, clip_norm)
 
     def init(params: optax.Params) -> TransformState:
@@ -178,6 +181,57 @@ def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: 
     return optax.chain(transform(improvement, **options), optax.scale_by_learning_rate(learning_rate))
 
 
+def hardness(
+    retain_grads: Tree,
+    forget_grads: Tree,
+    improvement: float | Float[Array, ""] = 0.0,
+    *,
+    variant: Variant = "q",
+    radius: float | Float[Array, ""] | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    infeasible: rules.Infeasible = "scale",
+    clip_norm: float | None = None,
+) -> Hardness:
+    """Measures how hard unlearning is at one point: what `transform` would record, without a step.
+
+    Args:
+      retain_grads: gradient of the retain loss, a pytree.
+      forget_grads: gradient of the forget loss, the same structure.
+      improvement: as in `transform`; with 0 only the thresholds and the predicted changes lose their meaning.
+      variant: as in `transform`, as are the following.
+      radius: the longest step.
+      blocks: the blocks.
+      distribution: how blocks share `improvement`.
+      infeasible: which step the predicted changes are of where the requirement can't be met.
+      clip_norm: clip both gradients first.
+
+    Returns:
+      The measurement; `block_labels(retain_grads, blocks)` names its entries.
+
+    Raises:
+      TypeError, ValueError: as `transform` and its `update`.
+
+    Example:
+      >>> import jax.numpy as jnp, hamu_jax
+      >>> measured = hamu_jax.hardness(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]), improvement=0.5)
+      >>> print(measured.kappa, measured.angle, hamu_jax.Regime(measured.regime[0]).name)
+      [1.] [45.] RECTIFIED
+
+    Source: paper section 4; DESIGN sections 2.2 and 2.3.
+    """
+    tx = transform(
+        improvement,
+        variant=variant,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        infeasible=infeasible,
+        clip_norm=clip_norm,
+    )
+    return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])
+
+
 def get_hardness(state: Any) -> Hardness:
     """The `Hardness` that the last update measured, from the state of any chain that holds one transform of ours.
 
@@ -193,21 +247,6 @@ def get_hardness(state: Any) -> Hardness:
 def _is_hardness(node: Any) -> bool:
     """Whether a node of an optimizer state is our measurement."""
     return isinstance(node, Hardness)
-
-
-def _check(
-    improvement: Number, radius: Number | None, blocks: Blocks, distribution: Distribution, clip_norm: float | None
-) -> None:
-    """Checks the options that all transforms share."""
-    _validate.number("improvement", improvement)
-    if radius is not None:
-        _validate.number("radius", radius)
-    if clip_norm is not None:
-        _validate.number("clip_norm", clip_norm, positive=True)
-    if not callable(blocks) and blocks not in ("leaf", "global"):
-        raise ValueError(f"blocks: got {blocks!r}, expected 'leaf', 'global' or a function from a key path to a label")
-    if not callable(distribution) and distribution not in NAMES:
-        raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")
 
 
 def _at(value: Number | None, count: Array, dtype: Any) -> Array | None:

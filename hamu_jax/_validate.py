@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from hamu_jax._blocks import path_name
+from hamu_jax._budget import NAMES
 
 
 def number(name: str, value: Any, *, positive: bool = False) -> None:
@@ -18,10 +20,21 @@ def number(name: str, value: Any, *, positive: bool = False) -> None:
     if callable(value) or isinstance(value, Tracer):
         return
     kind = "a positive number" if positive else "a number of at least 0"
-    if jnp.ndim(value) != 0 or isinstance(value, (bool, str)):
+    # numpy, not jax.numpy: under jit the latter makes tracers even of Python numbers.
+    if np.ndim(value) != 0 or isinstance(value, (bool, str)):
         raise ValueError(f"{name}: got {value!r}, expected {kind} or an optax schedule")
-    if not (jnp.isfinite(value) and (value > 0 if positive else value >= 0)):
+    if not (np.isfinite(value) and (value > 0 if positive else value >= 0)):
         raise ValueError(f"{name}: got {value!r}, expected {kind}")
+
+
+def options(blocks: Any, distribution: Any, clip_norm: Any) -> None:
+    """Checks the options that every measurement shares."""
+    if clip_norm is not None:
+        number("clip_norm", clip_norm, positive=True)
+    if not callable(blocks) and blocks not in ("leaf", "global"):
+        raise ValueError(f"blocks: got {blocks!r}, expected 'leaf', 'global' or a function from a key path to a label")
+    if not callable(distribution) and distribution not in NAMES:
+        raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")
 
 
 def integer(name: str, value: Any, *, at_least: int = 1) -> None:

@@ -1,0 +1,1 @@
+"""Data sets, as pytrees of numpy arrays with a leading example axis."""

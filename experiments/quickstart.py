@@ -1,0 +1,147 @@
+"""Unlearn one class of real handwritten digits, and write a report.
+
+    python -m experiments.quickstart [--out DIR]
+
+Trains a small convolutional network on scikit-learn's digits, trains it again without one class, makes the first one forget
+that class with HAMU-Q, and compares the three. All settings were chosen on the validation split.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+
+import hamu_jax
+from experiments.data import digits
+from experiments.models.cnn import CNN
+from experiments.train import train
+from hamu_jax import objectives, report
+
+Tables = dict[str, dict[str, dict[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The quickstart's settings.
+
+    Attributes:
+      out: where the report goes.
+      forget_class: the digit to forget.
+      seed: of the split, the initial weights and the order of examples.
+      epochs: of training.
+      steps: of unlearning, at most.
+      forgotten_at: stop when the model gives the forgotten class's validation images their true label with at most this
+        probability, on average.
+      batch_size: of unlearning, from either set.
+      learning_rate: of unlearning.
+      improvement: the cosine that each layer's step is asked to have with its forget gradient.
+    """
+
+    out: Path = Path("quickstart-out")
+    forget_class: int = 3
+    seed: int = 0
+    epochs: int = 25
+    steps: int = 300
+    forgotten_at: float = 0.001
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    improvement: float = 0.5
+
+
+def main(config: Config) -> Path:
+    """Runs it; returns the path of the report."""
+    split = digits.load(config.seed)
+    parts = {name: digits.by_class(examples, config.forget_class) for name, examples in split._asdict().items()}
+    retain, forget = parts["train"]
+    graph, start = nnx.split(CNN(classes=10, rngs=nnx.Rngs(config.seed)))
+
+    def logits(params: Any, batch: Any) -> Any:
+        return nnx.merge(graph, params)(batch["image"])
+
+    def accuracy(params: Any, batch: Any) -> Any:
+        return (jnp.argmax(logits(params, batch), axis=-1) == batch["label"]).astype(jnp.float32)
+
+    def probability(params: Any, batch: Any) -> Any:
+        return jnp.exp(-loss(params, batch))
+
+    loss = objectives.cross_entropy(logits)
+    metrics = {"accuracy": accuracy, "probability": probability}
+    models = {
+        "full": _train(loss, start, split.train, config, "full"),
+        "retrained": _train(loss, start, retain, config, "retrained"),
+    }
+    transform = {"improvement": config.improvement, "distribution": "relative"}
+    result = hamu_jax.unlearn(
+        loss,
+        models["full"],
+        retain,
+        forget,
+        hamu_jax.hamu(config.learning_rate, **transform),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        evaluation=hamu_jax.Evaluation(
+            _splits(parts, "validation"), {"accuracy": accuracy, "probability": probability}, every=5
+        ),
+        stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("validation forget/probability", at_most=config.forgotten_at),)),
+        measure_every=1,
+    )
+    models["unlearned"] = result.params
+    _, grads = hamu_jax.paired_value_and_grad(loss)(models["full"], retain, forget)
+    curve = hamu_jax.trade_off(grads.retain, grads.forget, blocks="global")
+    splits = {"shown": _splits(parts, "train", "test"), "along": _splits(parts, "validation")}
+    order = ("full", "unlearned", "retrained")
+    tables = {
+        kind: {name: hamu_jax.evaluate(loss, models[name], wanted, {"accuracy": accuracy}) for name in order}
+        for kind, wanted in splits.items()
+    }
+    return _report(config, result, tables, curve)
+
+
+def _train(loss: objectives.CrossEntropy, params: Any, examples: digits.Examples, config: Config, name: str) -> Any:
+    """A model trained from scratch on `examples`."""
+    steps = config.epochs * len(examples["label"]) // 64
+    return train(loss, params, examples, steps=steps, batch_size=64, learning_rate=4e-3, seed=config.seed, name=name)
+
+
+def _splits(parts: dict[str, tuple[digits.Examples, digits.Examples]], *names: str) -> dict[str, digits.Examples]:
+    """The retain and the forget part of the named splits."""
+    return {f"{name} {kind}": part for name in names for kind, part in zip(("retain", "forget"), parts[name], strict=True)}
+
+
+def _report(config: Config, result: hamu_jax.Unlearned, tables: Tables, curve: hamu_jax.TradeOff) -> Path:
+    """Writes the report."""
+    watched = {"kept classes": "validation retain/accuracy", "forgotten class": "validation forget/accuracy"}
+    conclusion = report.conclude(
+        result,
+        tables["shown"],
+        retain="test retain/accuracy",
+        forget="test forget/accuracy",
+        along="validation forget/accuracy",
+        unlearned="unlearned",
+        original="full",
+        retrained="retrained",
+    )
+    settings = {"command": "python -m experiments.quickstart " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
+    return report.write(
+        config.out,
+        result,
+        title=f"Forgetting the digit {config.forget_class}",
+        models=tables["shown"],
+        conclusion=conclusion,
+        settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        watched=watched,
+        reference={label: tables["along"]["retrained"][column] for label, column in watched.items()},
+        curve=curve,
+        learning_rate=config.learning_rate,
+    )
+
+
+if __name__ == "__main__":
+    written = main(tyro.cli(Config))
+    sys.stdout.write(written.read_text(encoding="utf-8"))
+    sys.stdout.write(f"\nThe report with its pictures is in {written.parent}/\n")

@@ -1,0 +1,240 @@
+"""The driver: one jitted step, dispatched ahead of the host, watched, evaluated, checkpointed."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+
+from hamu_jax import _validate
+from hamu_jax._batches import batches, is_arrays
+from hamu_jax._checkpoints import Checkpoints, Store
+from hamu_jax._driver_step import Carry, Step, blame, driver_step, first_carry
+from hamu_jax._evaluate import Evaluation, columns, evaluate
+from hamu_jax._gradients import Loss
+from hamu_jax._history import History, Row, json_row
+from hamu_jax._optional import require
+from hamu_jax._stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
+
+AHEAD = 4  # steps that may be dispatched before the first of them is read: enough to keep the device fed
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearned:
+    """What `unlearn` returns.
+
+    Attributes:
+      params: the parameters after `steps` updates; the last good ones if something was not finite.
+      state: the optimizer's state that belongs to them.
+      history: a row a step.
+      steps: how many updates were made.
+      status: why it ended.
+      reason: the same in words.
+    """
+
+    params: Any
+    state: Any
+    history: History
+    steps: int
+    status: Status
+    reason: str
+
+
+def unlearn(
+    loss: Loss,
+    params: Any,
+    retain: Any,
+    forget: Any,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    steps: int,
+    batch_size: int | tuple[int, int] = 128,
+    seed: int = 0,
+    forget_loss: Loss | None = None,
+    microbatch_size: int | None = None,
+    evaluation: Evaluation | None = None,
+    stopping: Stopping | None = None,
+    checkpoints: Checkpoints | None = None,
+    measure_every: int = 0,
+    progress: bool = True,
+) -> Unlearned:
+    """Runs an unlearning method: batches, steps, evaluation, stopping, checkpoints, history.
+
+    Each step takes the gradients of both losses and the optimizer's update in one jitted call; the host runs a few steps
+    ahead of the device and never waits within a step. Conditions that stop the run are decided on the device before an
+    update is applied, so that being ahead changes nothing.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, one loss an example; `hamu_jax.objectives` has some.
+      params: the trained parameters, a pytree of floating-point arrays. They are copied, not consumed.
+      retain: the retain set: a pytree of arrays (a mapping, tuple or array) with a leading example axis, shuffled anew each
+        epoch; or any other iterable of batches (a list, a data loader), repeated when it ends.
+      forget: the forget set, likewise.
+      optimizer: an optax chain with one transform of ours: `hamu_jax.hamu(...)`, or `optax.chain(hamu_jax.transform(...),
+        ...)`.
+      steps: how many updates at most.
+      batch_size: examples of either set in a batch, or a pair `(retain, forget)`. Used for arrays only.
+      seed: of the order of examples.
+      forget_loss: the loss of the forget set if it is another one.
+      microbatch_size: as in `paired_value_and_grad`.
+      evaluation: what to evaluate, and how often.
+      stopping: when to stop early.
+      checkpoints: where to keep checkpoints. If the directory holds some of this run, it goes on from the last one and ends
+        with the same bits as if it had not been interrupted.
+      measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
+        promise (two more forward passes). 0: never.
+      progress: show a progress bar on standard error.
+
+    Returns:
+      The parameters, the history, and why the run ended.
+
+    Raises:
+      TypeError: if parameters are not floating-point.
+      ValueError: for empty or uneven data, labels out of range (if the loss can check them), a column that `stopping` waits
+        for and nobody measures, an optimizer without a transform of ours, or another run's checkpoints.
+      ImportError: naming the extra, if a library of the driver is missing.
+    """
+    sizes = batch_size if isinstance(batch_size, tuple) else (batch_size, batch_size)
+    stopping = stopping or Stopping()
+    losses = (loss, loss if forget_loss is None else forget_loss)
+    for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
+        _validate.integer(name, value)
+    _validate.integer("measure_every", measure_every, at_least=0)
+    examples = [
+        _check_data(name, data, own, params)
+        for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
+    ]
+    check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
+    carry = first_carry(params, optimizer)
+    store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples})
+    try:
+        carry, rows, end = store.restore(carry, steps)
+        if end:
+            return _result(carry, rows, end)
+        start = len(rows)
+        pairs = zip(
+            batches("retain", retain, sizes[0], (seed, 0), start),
+            batches("forget", forget, sizes[1], (seed, 1), start),
+            strict=True,
+        )
+        step = driver_step(losses, optimizer, stopping, microbatch_size)
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every)
+        end = run.until(steps, show=progress)
+        store.save(end["steps"], run.carry, run.rows, end)
+        return _result(run.carry, run.rows, end)
+    finally:
+        store.close()
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run under way."""
+
+    step: Step
+    carry: Carry
+    pairs: Iterator[tuple[Any, Any]]
+    rows: list[Row]
+    loss: Loss
+    evaluation: Evaluation | None
+    stopping: Stopping
+    store: Store
+    measure_every: int
+    pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
+
+    def until(self, steps: int, *, show: bool) -> Row:
+        """Takes steps up to number `steps`; returns how many were taken, a status and a reason."""
+        rich = require("rich.progress", "driver")
+        console = require("rich.console", "driver").Console(stderr=True)
+        begun = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
+        with rich.Progress(*begun, console=console, disable=not show) as bar:
+            task = bar.add_task("unlearning", total=steps, completed=len(self.rows))
+            for number in range(len(self.rows), steps):
+                measured, end = self._before(number)
+                end = end or self._dispatch(number, measured)
+                bar.update(task, completed=len(self.rows), description=_progress_text(self.rows))
+                if end:
+                    return end
+            end = self._collect(leave=0)
+            bar.update(task, completed=len(self.rows))
+        if end is None:
+            self.rows.append({"step": steps, **self._evaluate()})
+            end = {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
+        return end
+
+    def _before(self, number: int) -> tuple[Row, Row | None]:
+        """What is due before a step: a checkpoint, and an evaluation with its stopping conditions."""
+        evaluate_now = self.evaluation is not None and number % self.evaluation.every == 0
+        if not (evaluate_now or self.store.due(number)):
+            return {}, None
+        if end := self._collect(leave=0):
+            return {}, end
+        if self.store.due(number):
+            self.store.save(number, self.carry, self.rows, {})
+        measured = self._evaluate() if evaluate_now else {}
+        if decision := after_evaluation(self.stopping, [*self.rows, measured]):
+            self.rows.append({"step": number, **measured})
+            return {}, {"steps": number, "status": decision[0], "reason": f"before step {number}: {decision[1]}"}
+        return measured, None
+
+    def _dispatch(self, number: int, measured: Row) -> Row | None:
+        """Sends a step to the device, and reads those sent before it."""
+        pair = next(self.pairs)
+        measure = self.measure_every > 0 and number % self.measure_every == 0
+        self.carry, row = self.step.run(self.carry, *pair, measure=measure)
+        self.pending.append(({"step": number, **measured}, row, pair))
+        return self._collect(leave=AHEAD)
+
+    def _collect(self, *, leave: int) -> Row | None:
+        """Reads the rows of dispatched steps, but for the last few; if one halted the run, ends it there."""
+        while len(self.pending) > leave:
+            known, row, pair = self.pending.popleft()
+            values = json_row(jax.device_get(row))
+            halt = Halt(values.pop("halt"))
+            self.rows.append({**known, **values})
+            if halt is not Halt.RUNNING:
+                self.pending.clear()
+                return self._halted(halt, known["step"], pair)
+        return None
+
+    def _halted(self, halt: Halt, number: int, pair: Any) -> Row:
+        """The end of a run that a step refused to go on with: the parameters are those before it."""
+        status, reason = after_halt(halt)
+        reason = f"before step {number}: {reason}"
+        if halt is Halt.NONFINITE:
+            reason = f"at step {number} {blame(self.step, self.carry, *pair)}"
+            number = max(number - 1, 0)  # the losses of these parameters were still finite
+            self.carry = self.carry._replace(params=self.carry.previous)
+        self.rows[number].update(self._evaluate())
+        return {"steps": number, "status": status, "reason": reason}
+
+    def _evaluate(self) -> Row:
+        """The evaluation of the present parameters."""
+        wanted = self.evaluation
+        if wanted is None:
+            return {}
+        return evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, batch_size=wanted.batch_size)
+
+
+def _check_data(name: str, data: Any, loss: Loss, params: Any) -> int | None:
+    """Checks a set of arrays, its labels too if the loss can; returns the number of examples."""
+    if not is_arrays(data):
+        return None
+    size = _validate.batch(name, data)
+    check = getattr(loss, "check", None)
+    if check is not None:
+        check(params, data, name)
+    return size
+
+
+def _progress_text(rows: list[Row]) -> str:
+    """The newest losses, for the progress bar."""
+    if not rows or None in (rows[-1].get("retain_loss"), rows[-1].get("forget_loss")):
+        return "unlearning"
+    return f"retain loss {rows[-1]['retain_loss']:.3f}, forget loss {rows[-1]['forget_loss']:.3f}"
+
+
+def _result(carry: Carry, rows: list[Row], end: Row) -> Unlearned:
+    """What the caller is given."""
+    return Unlearned(carry.params, carry.state, History(rows), end["steps"], end["status"], end["reason"])
