@@ -21,6 +21,7 @@ from experiments.models.cnn import CNN
 from experiments.train import train
 from hamu_jax import objectives, report
 
+Parts = dict[str, tuple[digits.Examples, digits.Examples]]
 Tables = dict[str, dict[str, dict[str, float]]]
 
 
@@ -74,29 +75,14 @@ def main(config: Config) -> Path:
         "full": _train(loss, start, split.train, config, "full"),
         "retrained": _train(loss, start, retain, config, "retrained"),
     }
-    transform = {"improvement": config.improvement, "distribution": "relative"}
-    result = hamu_jax.unlearn(
-        loss,
-        models["full"],
-        retain,
-        forget,
-        hamu_jax.hamu(config.learning_rate, **transform),
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        evaluation=hamu_jax.Evaluation(
-            _splits(parts, "validation"), {"accuracy": accuracy, "probability": probability}, every=5
-        ),
-        stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("validation forget/probability", at_most=config.forgotten_at),)),
-        measure_every=1,
-    )
+    result = _unlearn(loss, models["full"], parts, metrics, config)
     models["unlearned"] = result.params
     _, grads = hamu_jax.paired_value_and_grad(loss)(models["full"], retain, forget)
     curve = hamu_jax.trade_off(grads.retain, grads.forget, blocks="global")
     splits = {"shown": _splits(parts, "train", "test"), "along": _splits(parts, "validation")}
     order = ("full", "unlearned", "retrained")
     tables = {
-        kind: {name: hamu_jax.evaluate(loss, models[name], wanted, {"accuracy": accuracy}) for name in order}
+        kind: {name: hamu_jax.evaluate(loss, models[name], wanted, metrics) for name in order}
         for kind, wanted in splits.items()
     }
     return _report(config, result, tables, curve)
@@ -108,7 +94,25 @@ def _train(loss: objectives.CrossEntropy, params: Any, examples: digits.Examples
     return train(loss, params, examples, steps=steps, batch_size=64, learning_rate=4e-3, seed=config.seed, name=name)
 
 
-def _splits(parts: dict[str, tuple[digits.Examples, digits.Examples]], *names: str) -> dict[str, digits.Examples]:
+def _unlearn(
+    loss: objectives.CrossEntropy, params: Any, parts: Parts, metrics: dict[str, Any], config: Config
+) -> hamu_jax.Unlearned:
+    """HAMU-Q, until the forgotten class is no longer recognised on validation images."""
+    return hamu_jax.unlearn(
+        loss,
+        params,
+        *parts["train"],
+        hamu_jax.hamu(config.learning_rate, config.improvement, distribution="relative"),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        evaluation=hamu_jax.Evaluation(_splits(parts, "validation"), metrics, every=5),
+        stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("validation forget/probability", at_most=config.forgotten_at),)),
+        measure_every=1,
+    )
+
+
+def _splits(parts: Parts, *names: str) -> dict[str, digits.Examples]:
     """The retain and the forget part of the named splits."""
     return {f"{name} {kind}": part for name in names for kind, part in zip(("retain", "forget"), parts[name], strict=True)}
 
