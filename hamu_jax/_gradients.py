@@ -114,43 +114,58 @@ def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) ->
 def weighted_sum(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
     """`sum_i w_i v_i`, in float32 or wider, where a weight of 0 also silences a NaN."""
     wide = values.astype(accumulation_dtype(values))
-    return jnp.sum(jnp.where(weights > 0, weights.astype(wide.dtype) * wide, 0.0))
+    return jnp.sum(jnp.where(weights != 0, weights.astype(wide.dtype) * wide, 0.0))
 
 
 def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array, ""]:
     """The weighted mean loss of a batch, as `paired_value_and_grad` has it."""
-    size, shares = _shares(loss, batch, None, name)
-    return weighted_sum(per_example(loss, params, batch, size, name), shares)
+    shares = _shares(loss, batch, None, name)
+    return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
 
 
-def _shares(loss: Loss, batch: Batch, given: Any, name: str) -> tuple[int, Float[Array, " batch"]]:
-    """The number of examples, and what each counts in the mean; all 0 where all weights are."""
+def _shares(loss: Loss, batch: Batch, given: Any, name: str) -> Float[Array, " batch"]:
+    """What each example counts in the mean; all 0 where all weights are."""
     size = _validate.batch(name, batch)
     weights = example_weights(loss, batch, size, given)
     total = jnp.sum(weights)
-    return size, weights / jnp.where(total > 0, total, 1.0)
+    return weights / jnp.where(total > 0, total, 1.0)
 
 
 def _mean_and_grad(
     loss: Loss, params: Tree, batch: Batch, given: Any, *, microbatch_size: int | None, name: str
 ) -> tuple[Float[Array, ""], Tree]:
     """The weighted mean loss and its gradient, accumulated over microbatches."""
-    size, shares = _shares(loss, batch, given, name)
+    shares = _shares(loss, batch, given, name)
 
     def part(params: Tree, batch: Batch, shares: Array) -> Array:
         return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
-
-    if microbatch_size is None or microbatch_size >= size:
-        return jax.value_and_grad(part)(params, batch, shares)
 
     def wide(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
         value, grads = jax.value_and_grad(part)(params, batch, shares)
         return value, jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
 
-    batch, shares = pad((batch, shares), -size % microbatch_size)
-    shares = jnp.where(jnp.arange(shares.shape[0]) < size, shares, 0.0)
-    value, grads = optax.microbatching.microbatch(wide, argnums=(1, 2), microbatch_size=microbatch_size)(params, batch, shares)
+    value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
     return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+
+def microbatched(
+    function: Callable[[Tree, Batch, Array], Any],
+    microbatch_size: int | None,
+    accumulate: optax.microbatching.AccumulationType = optax.microbatching.AccumulationType.SUM,
+) -> Callable[[Tree, Batch, Float[Array, " batch"]], Any]:
+    """`function(params, batch, weights)` a microbatch at a time; the last is filled up with examples of weight 0."""
+
+    def run(params: Tree, batch: Batch, weights: Float[Array, " batch"]) -> Any:
+        size = weights.shape[0]
+        if microbatch_size is None or microbatch_size >= size:
+            return function(params, batch, weights)
+        extra = -size % microbatch_size
+        split = optax.microbatching.microbatch(
+            function, argnums=(1, 2), microbatch_size=microbatch_size, accumulator=accumulate
+        )
+        return split(params, pad(batch, extra), jnp.pad(weights, (0, extra)))
+
+    return run
 
 
 def pad(batch: Any, extra: int) -> Any:

@@ -63,6 +63,18 @@ def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m
     return jnp.stack([jnp.stack([products[max(i, j), min(i, j)] for j in m], axis=-1) for i in m], axis=-2)
 
 
+def cross_gram(left: Tree, right: Tree, partition: Partition) -> Float[Array, "blocks k l"]:
+    """Inner products of two stacks of rows, `[k, ...]` and `[l, ...]`, per block of one row: matrix products a leaf."""
+    dtype = accumulation_dtype(left)
+    products = []
+    for x, y, stacked in zip(_wide_leaves(left, dtype), _wide_leaves(right, dtype), partition.stacked, strict=True):
+        shape = (x.shape[1] if stacked else 1, -1)
+        flat = (x.reshape(x.shape[0], *shape), y.reshape(y.shape[0], *shape))
+        blocks = jnp.einsum("knp,lnp->nkl", *flat, precision="highest", preferred_element_type=dtype)
+        products.append(blocks if stacked else blocks[0])
+    return partition.sum(products)
+
+
 def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], partition: Partition) -> Residual:
     """Orthogonalises `row` against `against` twice (Gram-Schmidt with one repetition), per block.
 

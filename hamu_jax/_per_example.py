@@ -1,0 +1,232 @@
+"""Per-example gradients, their inner products, and what can be had of them without forming any."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from hamu_jax import _validate
+from hamu_jax._blocks import Blocks, partition
+from hamu_jax._gradients import Batch, Loss, microbatched, pad, per_example, weighted_sum
+from hamu_jax._gram import Tree, accumulation_dtype, cross_gram
+
+_EACH = optax.microbatching.AccumulationType.CONCAT
+
+
+def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Tree:
+    """The gradient of every example's loss: `vmap(grad)`, a microbatch at a time.
+
+    The result holds one gradient an example; temporaries are bounded by the microbatch. For inner products alone use
+    `gram` or `directional`, which never hold them.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, where no example's loss depends on another example.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      A pytree like `params` with a leading axis `[batch]`.
+
+    Raises:
+      ValueError: for an empty batch, leaves of different lengths, or a microbatch size that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(per_example_grads(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
+      [-2. -4.]
+
+    Source: DESIGN section 2.6.
+    """
+    size = _checked(batch, microbatch_size)
+
+    def some(params: Tree, examples: Batch, _: Array) -> Tree:
+        return _grads(loss, params, examples)
+
+    grads = microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))
+    return jax.tree.map(lambda x: x[:size], grads)
+
+
+def directional(
+    loss: Loss, params: Tree, batch: Batch, direction: Tree, microbatch_size: int | None = None
+) -> Float[Array, " batch"]:
+    """`<g_i, v>` for every example `i`: the change of its loss, per unit of step, along one direction.
+
+    By forward-mode differentiation, for the price of about two forward passes and without any per-example gradient.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      direction: `v`, a pytree like `params`.
+      microbatch_size: examples evaluated at once. None: all.
+
+    Returns:
+      `[batch]`.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `direction` differs from `params`, naming the first path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(directional(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0]), jnp.array(0.5)))
+      [-1. -2.]
+
+    Source: DESIGN section 2.6.
+    """
+    size = _checked(batch, microbatch_size)
+    _validate.same_structure("direction", direction, "params", params)
+
+    def some(params: Tree, examples: Batch, weights: Array) -> Array:
+        tangent = jax.tree.map(lambda v, p: v.astype(p.dtype), direction, params)
+        losses = lambda p: per_example(loss, p, examples, weights.shape[0], "batch")  # noqa: E731
+        return jax.jvp(losses, (params,), (tangent,))[1]
+
+    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+
+
+def weighted_grad(
+    loss: Loss, params: Tree, batch: Batch, weights: Float[Array, " batch"], microbatch_size: int | None = None
+) -> Tree:
+    """`sum_i w_i g_i`: the adjoint of `directional`, one weighted backward pass.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      weights: `[batch]`, of any sign.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      A pytree like `params`.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `weights` is not `[batch]`.
+
+    Source: DESIGN section 2.6.
+    """
+    size = _checked(batch, microbatch_size)
+    if jnp.shape(weights) != (size,):
+        raise ValueError(f"weights: got shape {jnp.shape(weights)}, expected ({size},)")
+
+    def some(params: Tree, examples: Batch, weights: Array) -> Tree:
+        grads = jax.grad(lambda p: weighted_sum(per_example(loss, p, examples, weights.shape[0], "batch"), weights))(params)
+        return jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
+
+    summed = microbatched(some, microbatch_size)(params, batch, weights)
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), summed, params)
+
+
+def gram(
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    *,
+    groups: Int[Array, " batch"] | None = None,
+    num_groups: int | None = None,
+    blocks: Blocks = "global",
+    microbatch_size: int | None = None,
+) -> Float[Array, "blocks m m"]:
+    """Inner products of the gradients of many objectives, one an example or one a group of examples.
+
+    Without groups, gradients of two microbatches are held at a time: all pairs of microbatches are visited, so each
+    example is differentiated `1 + ceil(m / microbatch_size)` times. With groups, one mean gradient a group is held, and each
+    example is differentiated once.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      groups: a group number from 0 for each example (a deletion request, the retain set, a protected group); the
+        objective is the mean loss of the group.
+      num_groups: how many groups there are.
+      blocks: as in `hamu_jax.transform`.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      `[blocks, m, m]`, `m` the number of examples or of groups, in float32 or wider. Rows are gradients of the losses as
+      they are: no sign is flipped.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `groups` comes without `num_groups`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(gram(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
+      [[[ 4.  8.]
+        [ 8. 16.]]]
+
+    Source: DESIGN sections 2.5 and 2.6.
+    """
+    size = _checked(batch, microbatch_size)
+    split = partition(params, blocks)
+    if groups is not None:
+        means = group_grads(loss, params, batch, groups, num_groups=num_groups, microbatch_size=microbatch_size)
+        return cross_gram(means, means, split)
+    width = size if microbatch_size is None else min(microbatch_size, size)
+    count = -(-size // width)
+    parts = jax.tree.map(lambda x: x.reshape(count, width, *x.shape[1:]), pad(batch, count * width - size))
+
+    def rows(part: Batch) -> Array:
+        left = _grads(loss, params, part)
+        if count == 1:
+            return cross_gram(left, left, split)[None]
+        return jax.lax.map(lambda other: cross_gram(left, _grads(loss, params, other), split), parts)
+
+    pairs = jax.lax.map(rows, parts)  # [count, count, blocks, width, width]
+    whole = jnp.einsum("abkij->kaibj", pairs).reshape(len(split.labels), count * width, count * width)
+    return whole[:, :size, :size]
+
+
+def group_grads(
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    groups: Int[Array, " batch"],
+    *,
+    num_groups: int | None,
+    microbatch_size: int | None = None,
+) -> Tree:
+    """The mean gradient of each group, `[num_groups, ...]`; 0 for a group without examples.
+
+    Each example is differentiated once; memory is that of `num_groups` gradients and of one microbatch of them.
+
+    Raises:
+      ValueError: as `per_example_grads`, if `groups` is not `[batch]`, or if `num_groups` is missing.
+    """
+    size = _checked(batch, microbatch_size)
+    if num_groups is None:
+        raise ValueError("num_groups: got None, expected how many groups there are, since `groups` was given")
+    _validate.integer("num_groups", num_groups)
+    if jnp.shape(groups) != (size,):
+        raise ValueError(f"groups: got shape {jnp.shape(groups)}, expected ({size},)")
+    counts = jax.ops.segment_sum(jnp.ones(size), groups, num_groups)
+
+    def some(params: Tree, examples: Any, weights: Array) -> Tree:
+        batch, member = examples
+        grads = jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), _grads(loss, params, batch))
+        share = weights / counts[member]
+        return jax.tree.map(
+            lambda g: jax.ops.segment_sum(g * share.reshape(-1, *(1,) * (g.ndim - 1)), member, num_groups), grads
+        )
+
+    sums = microbatched(some, microbatch_size)(params, (batch, groups), jnp.ones(size))
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), sums, params)
+
+
+def _grads(loss: Loss, params: Tree, examples: Batch) -> Tree:
+    """`vmap(grad)` over examples."""
+
+    def one(params: Tree, example: Batch) -> Array:
+        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
+
+    return jax.vmap(jax.grad(one), in_axes=(None, 0))(params, examples)
+
+
+def _checked(batch: Batch, microbatch_size: int | None) -> int:
+    """The number of examples of a valid batch."""
+    if microbatch_size is not None:
+        _validate.integer("microbatch_size", microbatch_size)
+    return _validate.batch("batch", batch)
