@@ -87,9 +87,11 @@ class Store:
         # A copy: the next step is given this carry's memory while the checkpoint is still being written.
         copied = jax.tree.map(jnp.copy, carry)
         saved = args.Composite(carry=args.StandardSave(copied), run=args.JsonSave(run))
-        if self._manager.latest_step() == step:  # the same step, now known to be the last
+        # The same step, now known to be the last, or one after it, whose losses turned out not to be finite.
+        if stale := [held for held in self._manager.all_steps() if held >= step]:
             self._manager.wait_until_finished()
-            self._manager.delete(step)
+            for held in stale:
+                self._manager.delete(held)
         self._manager.save(step, args=saved, force=True)
         History(rows).write(Path(self._checkpoints.directory) / "history.jsonl")
 

@@ -59,7 +59,8 @@ def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs) -
       ValueError: if the optimizer does not hold one transform of ours.
     """
     _validate.gradients("params", params)
-    copied = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    # With a dtype the copies are not weakly typed: the step's results are not either, and it is traced once.
+    copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), params)
     state = optimizer.init(copied)
     try:
         get_hardness(state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hamu_jax import _validate
-from hamu_jax._gradients import Loss, example_weights, pad, per_example, weighted_sum
+from hamu_jax._gradients import Loss, chunks, example_weights, per_example, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +71,8 @@ def columns(splits: Mapping[str, Any], metrics: Mapping[str, Loss]) -> tuple[str
 def _means(functions: Mapping[str, Loss], params: Any, data: Any, batch_size: int, name: str) -> dict[str, float]:
     """The means over one data set."""
     size = _validate.batch(name, data)
-    batch_size = min(batch_size, size)
     names, kept = tuple(functions), tuple(functions.values())
-    parts = []
-    for begin in range(0, size, batch_size):
-        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + batch_size], data)
-        real = min(batch_size, size - begin)
-        parts.append(_sums(kept, params, pad(part, batch_size - real), real, name))
+    parts = [_sums(kept, params, part, real, name) for part, real in chunks(data, size, batch_size)]
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
     total = sums[-1]
     return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}

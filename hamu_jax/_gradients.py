@@ -1,6 +1,6 @@
 """Gradients of the retain and of the forget loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import chex
@@ -92,6 +92,15 @@ def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microb
     return paired
 
 
+def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
+    """Checks concrete data, its labels too if the loss can (`loss.check`); returns the number of examples."""
+    size = _validate.batch(name, data)
+    check = getattr(loss, "check", None)
+    if check is not None:
+        check(params, data, name)
+    return size
+
+
 def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None) -> Float[Array, " batch"]:
     """The weight of each example in a mean: the caller's times the loss's own (its padding)."""
     dtype = jnp.result_type(float)
@@ -166,6 +175,15 @@ def microbatched(
         return split(params, pad(batch, extra), jnp.pad(weights, (0, extra)))
 
     return run
+
+
+def chunks(data: Any, size: int, chunk_size: int | None) -> Iterator[tuple[Any, int]]:
+    """A data set piece by piece, on the host: all of one length, the last filled up; with how many examples are real."""
+    length = size if chunk_size is None else min(chunk_size, size)
+    for begin in range(0, size, length):
+        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + length], data)
+        real = min(length, size - begin)
+        yield pad(part, length - real), real
 
 
 def pad(batch: Any, extra: int) -> Any:

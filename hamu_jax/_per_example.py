@@ -119,6 +119,18 @@ def weighted_grad(
     return jax.tree.map(lambda g, p: g.astype(p.dtype), summed, params)
 
 
+def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Float[Array, " batch"]:
+    """`|g_i|` for every example, `[batch]`; no more than one microbatch of gradients is held."""
+    size = _checked(batch, microbatch_size)
+
+    def some(params: Tree, examples: Batch, _: Array) -> Array:
+        return jax.vmap(optax.tree.norm)(
+            jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), _grads(loss, params, examples))
+        )
+
+    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+
+
 def gram(
     loss: Loss,
     params: Tree,

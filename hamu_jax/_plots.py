@@ -1,6 +1,7 @@
 """The report's pictures, as matplotlib figures (nothing global is touched)."""
 
 import io
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def plot_evaluations(history: History, watched: Mapping[str, str], reference: Ma
       ImportError: naming the extra, if matplotlib is missing.
     """
     figure, axes = _axes("step", "accuracy")
-    for color, (label, column) in zip(_CYCLE, watched.items(), strict=False):
+    for color, (label, column) in zip(itertools.cycle(_CYCLE), watched.items(), strict=False):
         axes.plot(*history.measured(column), color=color, label=label, marker="o", markersize=3)
         if label in reference:
             axes.axhline(reference[label], color=color, linestyle="--", linewidth=1)
@@ -59,11 +60,9 @@ def plot_hardness(history: History) -> Any:
       ImportError: naming the extra, if matplotlib is missing.
     """
     figure, axes = _axes("step", "hardness as a cosine")
-    steps, cosine = history.measured("cosine")
-    rows = [row for row in history.rows if row.get("cosine") is not None]
-    scale = np.array([row["retain_norm"] * row["forget_norm"] for row in rows])
-    scale = np.where(scale > 0, scale, np.nan)
-    easy, hard = (np.array([row[name] for row in rows], float) / scale for name in ("kappa_1", "kappa_2"))
+    steps, scale = history.column("step"), history.column("retain_norm") * history.column("forget_norm")
+    scale = np.where(scale > 0, scale, np.nan)  # a gap where there is no angle
+    cosine, easy, hard = (history.column(name) / scale for name in ("kappa", "kappa_1", "kappa_2"))
     axes.fill_between(steps, -1, np.clip(easy, -1, 1), color=RETAIN, alpha=0.12, label="easy: forgetting is free")
     axes.fill_between(steps, np.clip(hard, -1, 1), 1, color=FORGET, alpha=0.12, label="the retain loss must rise")
     axes.plot(steps, cosine, color="black", linewidth=1.2, label=r"$\kappa$")
@@ -87,8 +86,8 @@ def plot_promises(history: History) -> Any:
       ImportError: naming the extra, if matplotlib is missing.
     """
     figure, axes = _axes("promised change of the forget loss", "measured change")
-    _, promised = history.measured("forget_promised")
-    steps, measured = history.measured("forget_measured")
+    columns = np.stack([history.column(name) for name in ("step", "forget_promised", "forget_measured")])
+    steps, promised, measured = columns[:, ~np.isnan(columns).any(axis=0)]
     low, high = min(promised.min(), measured.min()), max(promised.max(), measured.max())
     axes.plot([low, high], [low, high], color=GREY, linewidth=1, label="promise kept exactly")
     points = axes.scatter(promised, measured, c=steps, cmap="viridis", s=18, zorder=3)
@@ -123,7 +122,8 @@ def plot_trade_off(curve: TradeOff, learning_rate: float = 1.0) -> Any:
         axes.axvspan(
             free, rise[-1], color=FORGET, alpha=0.12, label=f"the retain loss must rise (feasible up to {rise[-1]:.3g})"
         )
-    axes.set_xlim(rise[0], rise[-1])
+    if rise[0] < rise[-1]:
+        axes.set_xlim(rise[0], rise[-1])
     axes.legend()
     return figure
 

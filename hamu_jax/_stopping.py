@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -72,8 +73,10 @@ class Patience:
             raise ValueError(f"mode: got {self.mode!r}, expected 'min' or 'max'")
 
     def exhausted(self, rows: Sequence[Row]) -> bool:
-        """Whether the last so many evaluations all missed the best before them."""
-        values = [row[self.column] for row in rows if self.column in row]
+        """Whether the last so many evaluations all missed the best before them; one that is not finite always does."""
+        worst = math.inf if self.mode == "min" else -math.inf
+        numbers = [row[self.column] for row in rows if self.column in row]
+        values = [worst if number is None or math.isnan(number) else number for number in numbers]
         if len(values) <= self.evaluations:
             return False
         before, after = values[: -self.evaluations], values[-self.evaluations :]
@@ -128,8 +131,9 @@ def after_evaluation(stopping: Stopping, rows: Sequence[Row]) -> tuple[Status, s
     """The decision on the last row's evaluation, outside jit: a status and a reason, or None."""
     row = rows[-1]
     for target in stopping.targets:
-        if not _batch_loss(target) and target.column in row and target.reached(row[target.column]):
-            return "target", f"{target.column} reached {row[target.column]:.4g}"
+        value = None if _batch_loss(target) else row.get(target.column)
+        if value is not None and target.reached(value):
+            return "target", f"{target.column} reached {value:.4g}"
     if stopping.patience is not None and stopping.patience.column in row and stopping.patience.exhausted(rows):
         return "patience", f"{stopping.patience.column} has not improved for {stopping.patience.evaluations} evaluations"
     return None

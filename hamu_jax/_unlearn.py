@@ -13,7 +13,7 @@ from hamu_jax._batches import batches, is_arrays
 from hamu_jax._checkpoints import Checkpoints, Store
 from hamu_jax._driver_step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._evaluate import Evaluation, columns, evaluate
-from hamu_jax._gradients import Loss
+from hamu_jax._gradients import Loss, check_data
 from hamu_jax._history import History, Row, json_row
 from hamu_jax._optional import require
 from hamu_jax._stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
@@ -103,7 +103,7 @@ def unlearn(
         _validate.integer(name, value)
     _validate.integer("measure_every", measure_every, at_least=0)
     examples = [
-        _check_data(name, data, own, params)
+        check_data(name, data, own, params) if is_arrays(data) else None
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
@@ -210,22 +210,11 @@ class _Run:
         return {"steps": number, "status": status, "reason": reason}
 
     def _evaluate(self) -> Row:
-        """The evaluation of the present parameters."""
+        """The evaluation of the present parameters, as a checkpoint will hold it."""
         wanted = self.evaluation
         if wanted is None:
             return {}
-        return evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, batch_size=wanted.batch_size)
-
-
-def _check_data(name: str, data: Any, loss: Loss, params: Any) -> int | None:
-    """Checks a set of arrays, its labels too if the loss can; returns the number of examples."""
-    if not is_arrays(data):
-        return None
-    size = _validate.batch(name, data)
-    check = getattr(loss, "check", None)
-    if check is not None:
-        check(params, data, name)
-    return size
+        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, batch_size=wanted.batch_size))
 
 
 def _progress_text(rows: list[Row]) -> str:

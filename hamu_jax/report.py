@@ -67,11 +67,11 @@ def write(
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figures = {
-        "accuracy": plot_evaluations(result.history, watched, reference or {}),
-        "hardness": plot_hardness(result.history),
-    }
-    if any("forget_measured" in row for row in result.history.rows):
+    measured = {name for row in result.history.rows for name, value in row.items() if value is not None}
+    figures = {"accuracy": plot_evaluations(result.history, watched, reference or {})}
+    if "kappa" in measured:  # not where the run ended before its first step
+        figures["hardness"] = plot_hardness(result.history)
+    if "forget_measured" in measured:
         figures["promises"] = plot_promises(result.history)
     if curve is not None:
         figures["trade_off"] = plot_trade_off(curve, learning_rate)

