@@ -3,9 +3,9 @@
 import functools
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from rich.console import Console
 from rich.progress import track
@@ -33,9 +33,12 @@ def train(
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    rows = grain.MapDataset.range(len(data["label"])).shuffle(seed=seed).repeat().batch(batch_size)
+    size = len(data["label"])
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([rng.permutation(size) for _ in range(-(-steps * batch_size // size))])
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     state = optimizer.init(params)
     for number in track(range(steps), description=f"training the {name} model", console=Console(stderr=True)):
-        params, state = step(params, state, {key: value[rows[number]] for key, value in data.items()})
+        chosen = rows[number * batch_size :][:batch_size]
+        params, state = step(params, state, {key: value[chosen] for key, value in data.items()})
     return params

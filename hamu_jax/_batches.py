@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from hamu_jax import _validate
-from hamu_jax._optional import require
 
 
 def is_arrays(data: Any) -> bool:
@@ -34,12 +33,22 @@ def batches(name: str, data: Any, batch_size: int, seed: tuple[int, int], start:
 
 
 def _shuffled(data: Any, size: int, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Any]:
-    """Batches of arrays in an order that is a function of the seed and the batch's number."""
-    grain = require("grain", "driver")
-    entropy = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    rows = grain.MapDataset.range(size).shuffle(seed=entropy).repeat().batch(batch_size)
-    for number in itertools.count(start):
-        chosen = rows[number]
+    """Batches of arrays in an order that is a function of the seed and the batch's number.
+
+    One numpy permutation an epoch: grain's index shuffle took 0.26 ms an index on a set of 100, 26 ms of host time a step.
+    """
+    position, epoch, order = start * batch_size, -1, np.empty(0, int)
+    while True:
+        rows: list[np.ndarray] = []
+        wanted = batch_size
+        while wanted > 0:
+            if epoch != position // size:
+                epoch = position // size
+                order = np.random.default_rng([*seed, epoch]).permutation(size)
+            rows.append(order[position % size :][:wanted])
+            position += rows[-1].size
+            wanted -= rows[-1].size
+        chosen = np.concatenate(rows)
         yield jax.tree.map(lambda x, chosen=chosen: x[chosen], data)
 
 

@@ -42,11 +42,13 @@ class Step:
 
     Attributes:
       run: `run(carry, retain_batch, forget_batch, measure=False) -> (carry, row)`, jitted; the carry is donated.
+      sound: `sound(params, retain_batch, forget_batch)`, jitted: whether both losses are finite.
       paired: the gradients of both losses.
       optimizer: the optax chain.
     """
 
     run: Any
+    sound: Any
     paired: PairedGradient
     optimizer: optax.GradientTransformationExtraArgs
 
@@ -78,6 +80,13 @@ def driver_step(
     """Builds the step: gradients, update, decision, and only then the new parameters."""
     paired = paired_value_and_grad(losses[0], forget_loss=losses[1], microbatch_size=microbatch_size)
 
+    def values_of(params: Any, retain: Any, forget: Any) -> Paired[Array]:
+        return Paired(mean_loss(losses[0], params, retain, "retain"), mean_loss(losses[1], params, forget, "forget"))
+
+    @jax.jit
+    def sound(params: Any, retain: Any, forget: Any) -> Array:
+        return jnp.isfinite(sum(values_of(params, retain, forget)))
+
     @functools.partial(jax.jit, donate_argnums=0, static_argnames="measure")
     def run(carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
         values, grads = paired(carry.params, retain, forget)
@@ -90,7 +99,7 @@ def driver_step(
         halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
         row = {**_row(values, hardness), "step_length": length, "halt": halt}
         if measure:
-            after = Paired(mean_loss(losses[0], params, retain, "retain"), mean_loss(losses[1], params, forget, "forget"))
+            after = values_of(params, retain, forget)
             row |= {
                 "retain_promised": _inner(grads.retain, updates),
                 "retain_measured": after.retain - values.retain,
@@ -100,7 +109,7 @@ def driver_step(
         new = Carry(params, carry.params, state, streaks, halt)
         return jax.tree.map(lambda x, old: jnp.where(halt == Halt.RUNNING, x, old), new, carry._replace(halt=halt)), row
 
-    return Step(run, paired, optimizer)
+    return Step(run, sound, paired, optimizer)
 
 
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:

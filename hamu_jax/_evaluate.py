@@ -55,6 +55,8 @@ def evaluate(
       {'test/loss': 9.666666666666666}
     """
     _validate.integer("batch_size", batch_size)
+    if "loss" in (metrics or {}):
+        raise ValueError("metrics: got the name 'loss', expected another: it is the mean loss")
     functions = {"loss": loss, **(metrics or {})}
     return {
         f"{split}/{name}": value

@@ -27,7 +27,7 @@ class Unlearned:
 
     Attributes:
       params: the parameters after `steps` updates; the last good ones if something was not finite.
-      state: the optimizer's state that belongs to them.
+      state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
       history: a row a step.
       steps: how many updates were made.
       status: why it ended.
@@ -101,6 +101,7 @@ def unlearn(
     losses = (loss, loss if forget_loss is None else forget_loss)
     for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
         _validate.integer(name, value)
+    _validate.integer("seed", seed, at_least=0)
     _validate.integer("measure_every", measure_every, at_least=0)
     examples = [
         check_data(name, data, own, params) if is_arrays(data) else None
@@ -141,6 +142,7 @@ class _Run:
     stopping: Stopping
     store: Store
     measure_every: int
+    last: Any = None
     pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
 
     def until(self, steps: int, *, show: bool) -> Row:
@@ -158,10 +160,15 @@ class _Run:
                     return end
             end = self._collect(leave=0)
             bar.update(task, completed=len(self.rows))
-        if end is None:
-            self.rows.append({"step": steps, **self._evaluate()})
-            end = {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
-        return end
+        return end or self._completed(steps)
+
+    def _completed(self, steps: int) -> Row:
+        """The end of a run that took all its steps, unless the last one broke the model: no other follows to notice."""
+        if not self.step.sound(self.carry.params, *self.last):
+            self.rows.append({"step": steps})
+            return self._halted(Halt.NONFINITE, steps, self.last)
+        self.rows.append({"step": steps, **self._evaluate()})
+        return {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
 
     def _before(self, number: int) -> tuple[Row, Row | None]:
         """What is due before a step: a checkpoint, and an evaluation with its stopping conditions."""
@@ -180,7 +187,7 @@ class _Run:
 
     def _dispatch(self, number: int, measured: Row) -> Row | None:
         """Sends a step to the device, and reads those sent before it."""
-        pair = next(self.pairs)
+        self.last = pair = next(self.pairs)
         measure = self.measure_every > 0 and number % self.measure_every == 0
         self.carry, row = self.step.run(self.carry, *pair, measure=measure)
         self.pending.append(({"step": number, **measured}, row, pair))
@@ -192,9 +199,11 @@ class _Run:
             known, row, pair = self.pending.popleft()
             values = json_row(jax.device_get(row))
             halt = Halt(values.pop("halt"))
+            if halt is not Halt.RUNNING:  # what is said of a step that was not taken would mislead
+                values = {k: v for k, v in values.items() if k != "step_length" and not k.endswith(("_promised", "_measured"))}
+                self.pending.clear()
             self.rows.append({**known, **values})
             if halt is not Halt.RUNNING:
-                self.pending.clear()
                 return self._halted(halt, known["step"], pair)
         return None
 

@@ -117,7 +117,7 @@ def conclude(
     goal = models[retrained][forget] if retrained else 0.0
     forgotten = models[unlearned][forget] <= goal + 0.02
     compare = f", a model trained without it on {percent[retrained][forget]}" if retrained else ""
-    cost = 100 * (models[original][retain] - models[unlearned][retain])
+    cost = round(100 * (models[original][retain] - models[unlearned][retain]), 1)
     keeps = f"; the model trained without it has {percent[retrained][retain]}" if retrained else ""
     verdict = "It was forgotten" if forgotten else "It was NOT forgotten"
     price = f"a loss of {cost:.1f} points" if cost > 0 else f"a gain of {-cost:.1f} points" if cost < 0 else "no change"

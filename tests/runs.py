@@ -47,7 +47,7 @@ def examples(seed: int, size: int, noise: float = 1.0) -> dict[str, np.ndarray]:
     return {"x": x.astype(np.float32), "y": y.astype(np.float32)}
 
 
-RETAIN, FORGET = examples(1, 400), examples(2, 200)  # grain takes milliseconds an index to shuffle a few
+RETAIN, FORGET = examples(1, 400), examples(2, 200)
 
 
 def start() -> dict[str, jax.Array]:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import re
-import sys
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -116,9 +115,3 @@ def test_an_empty_iterable() -> None:
 def test_data_that_cannot_be_batched(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         batches("forget", data, 4, (0, 0), 0)  # at once, before a batch is asked for
-
-
-def test_without_grain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "grain", None)
-    with pytest.raises(ImportError, match=re.escape('grain is not installed: pip install "hamu_jax[driver]"')):
-        take(1, np.arange(3), 2)

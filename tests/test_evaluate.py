@@ -91,3 +91,8 @@ def test_errors_name_the_split(splits: Any, metrics: Any, message: str) -> None:
 def test_batch_size_is_a_count() -> None:
     with pytest.raises(ValueError, match="batch_size: got 0, expected a whole number of at least 1"):
         hamu_jax.evaluate(loss, start(), {"test": DATA}, batch_size=0)
+
+
+def test_the_name_of_the_loss_is_taken() -> None:
+    with pytest.raises(ValueError, match="metrics: got the name 'loss', expected another"):
+        evaluate(lambda params, batch: batch, 0.0, {"test": np.ones(2)}, {"loss": lambda params, batch: batch})

@@ -245,7 +245,8 @@ def test_the_last_good_parameters_are_evaluated() -> None:
     np.testing.assert_allclose(weights[1], result.params["w"][0], rtol=1e-6)
 
 
-def test_a_loss_that_overflows() -> None:
+@pytest.mark.parametrize("steps", [50, 2], ids=["seen by the next step", "done by the last"])
+def test_a_loss_that_overflows(steps: int) -> None:
     def explosive(params: Any, batch: Any) -> Any:
         return jnp.exp((batch["x"] @ params["deep"]["w"]) ** 3)
 
@@ -253,7 +254,7 @@ def test_a_loss_that_overflows() -> None:
     optimizer = hamu_jax.hamu(1.0, 1e30, radius=1.2)
     params = {"deep": {"w": jnp.full(3, 1 / 3)}}
     sets = {"retain": {"x": np.eye(3, dtype=np.float32)[:1]}, "forget": {"x": np.ones((1, 3), np.float32)}}
-    result = run(optimizer, loss=explosive, params=params, steps=50, **sets)
+    result = run(optimizer, loss=explosive, params=params, steps=steps, **sets)
     assert (result.status, result.steps) == ("nonfinite", 1)
     assert result.reason == "at step 2 the forget loss is inf and its gradient is not finite in 'deep/w'"
     np.testing.assert_allclose(result.params["deep"]["w"], 1 / 3 + 1.2 / np.sqrt(3), rtol=1e-6)
