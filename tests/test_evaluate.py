@@ -95,4 +95,4 @@ def test_batch_size_is_a_count() -> None:
 
 def test_the_name_of_the_loss_is_taken() -> None:
     with pytest.raises(ValueError, match="metrics: got the name 'loss', expected another"):
-        evaluate(lambda params, batch: batch, 0.0, {"test": np.ones(2)}, {"loss": lambda params, batch: batch})
+        hamu_jax.evaluate(loss, start(), {"test": examples(3, 2)}, {"loss": loss})
