@@ -11,17 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import tyro
-from flax import nnx
 
 import hamu_jax
+from experiments import digits_task
 from experiments.data import digits
-from experiments.models.cnn import CNN
-from experiments.train import train
-from hamu_jax import objectives, report
+from hamu_jax import report
 
-Parts = dict[str, tuple[digits.Examples, digits.Examples]]
 Tables = dict[str, dict[str, dict[str, float]]]
 
 
@@ -55,64 +51,42 @@ class Config:
 
 def main(config: Config) -> Path:
     """Runs it; returns the path of the report."""
-    split = digits.load(config.seed)
-    parts = {name: digits.by_class(examples, config.forget_class) for name, examples in split._asdict().items()}
+    task = digits_task.build(config.forget_class, config.seed)
+    parts, loss = task.parts, task.loss
     retain, forget = parts["train"]
-    graph, start = nnx.split(CNN(classes=10, rngs=nnx.Rngs(config.seed)))
-
-    def logits(params: Any, batch: Any) -> Any:
-        return nnx.merge(graph, params)(batch["image"])
-
-    def accuracy(params: Any, batch: Any) -> Any:
-        return (jnp.argmax(logits(params, batch), axis=-1) == batch["label"]).astype(jnp.float32)
-
-    def probability(params: Any, batch: Any) -> Any:
-        return jnp.exp(-loss(params, batch))
-
-    loss = objectives.cross_entropy(logits)
-    metrics = {"accuracy": accuracy, "probability": probability}
     models = {
-        "full": _train(loss, start, split.train, config, "full"),
-        "retrained": _train(loss, start, retain, config, "retrained"),
+        "full": task.train(task.split.train, config.epochs, "full"),
+        "retrained": task.train(retain, config.epochs, "retrained"),
     }
-    result = _unlearn(loss, models["full"], parts, metrics, config)
+    result = _unlearn(task, models["full"], config)
     models["unlearned"] = result.params
     _, grads = hamu_jax.paired_value_and_grad(loss)(models["full"], retain, forget)
     curve = hamu_jax.trade_off(grads.retain, grads.forget, blocks="global")
     splits = {"shown": _splits(parts, "train", "test"), "along": _splits(parts, "validation")}
-    order = ("full", "unlearned", "retrained")
+    order, shown = ("full", "unlearned", "retrained"), {"accuracy": task.metrics["accuracy"]}
     tables = {
-        kind: {name: hamu_jax.evaluate(loss, models[name], wanted, metrics) for name in order}
-        for kind, wanted in splits.items()
+        kind: {name: hamu_jax.evaluate(loss, models[name], wanted, shown) for name in order} for kind, wanted in splits.items()
     }
     return _report(config, result, tables, curve)
 
 
-def _train(loss: objectives.CrossEntropy, params: Any, examples: digits.Examples, config: Config, name: str) -> Any:
-    """A model trained from scratch on `examples`."""
-    steps = config.epochs * len(examples["label"]) // 64
-    return train(loss, params, examples, steps=steps, batch_size=64, learning_rate=4e-3, seed=config.seed, name=name)
-
-
-def _unlearn(
-    loss: objectives.CrossEntropy, params: Any, parts: Parts, metrics: dict[str, Any], config: Config
-) -> hamu_jax.Unlearned:
+def _unlearn(task: digits_task.Task, params: Any, config: Config) -> hamu_jax.Unlearned:
     """HAMU-Q, until the forgotten class is no longer recognised on validation images."""
     return hamu_jax.unlearn(
-        loss,
+        task.loss,
         params,
-        *parts["train"],
+        *task.parts["train"],
         hamu_jax.hamu(config.learning_rate, config.improvement, distribution="relative"),
         steps=config.steps,
         batch_size=config.batch_size,
         seed=config.seed,
-        evaluation=hamu_jax.Evaluation(_splits(parts, "validation"), metrics, every=5),
+        evaluation=hamu_jax.Evaluation(_splits(task.parts, "validation"), task.metrics, every=5),
         stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("validation forget/probability", at_most=config.forgotten_at),)),
         measure_every=1,
     )
 
 
-def _splits(parts: Parts, *names: str) -> dict[str, digits.Examples]:
+def _splits(parts: digits_task.Parts, *names: str) -> dict[str, digits.Examples]:
     """The retain and the forget part of the named splits."""
     return {f"{name} {kind}": part for name in names for kind, part in zip(("retain", "forget"), parts[name], strict=True)}
 

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax import _validate
 from hamu_jax._blocks import partition, path_name
-from hamu_jax._gradients import Loss, Paired, PairedGradient, mean_loss, paired_value_and_grad
-from hamu_jax._gram import Tree, inner_products
-from hamu_jax._hardness import Hardness, Regime
+from hamu_jax._gradients import Groups, Loss, Paired, PairedGradient, group_means, mean_loss, paired_value_and_grad
+from hamu_jax._gram import Tree, cross_gram, inner_products
+from hamu_jax._guarantee import Guarantee, shortened
+from hamu_jax._hardness import Regime
+from hamu_jax._state import get_hardness, get_requests
 from hamu_jax._stopping import Halt, Stopping, watch
-from hamu_jax._transform import get_hardness
 
 
 class Carry(NamedTuple):
@@ -75,41 +76,67 @@ def driver_step(
     losses: tuple[Loss, Loss],
     optimizer: optax.GradientTransformationExtraArgs,
     stopping: Stopping,
+    *,
     microbatch_size: int | None,
+    guarantee: Guarantee | None = None,
+    groups: Groups | None = None,
 ) -> Step:
-    """Builds the step: gradients, update, decision, and only then the new parameters."""
-    paired = paired_value_and_grad(losses[0], forget_loss=losses[1], microbatch_size=microbatch_size)
+    """Builds the step."""
+    paired = paired_value_and_grad(losses[0], forget_loss=losses[1], microbatch_size=microbatch_size, forget_groups=groups)
+    parts = _Parts(losses, paired, optimizer, stopping, guarantee, groups)
+    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure")
+    return Step(run, jax.jit(functools.partial(_sound, parts)), paired, optimizer)
 
-    def values_of(params: Any, retain: Any, forget: Any) -> Paired[Array]:
-        return Paired(mean_loss(losses[0], params, retain, "retain"), mean_loss(losses[1], params, forget, "forget"))
 
-    @jax.jit
-    def sound(params: Any, retain: Any, forget: Any) -> Array:
-        return jnp.isfinite(sum(values_of(params, retain, forget)))
+class _Parts(NamedTuple):
+    """What a step is made of, all known before tracing."""
 
-    @functools.partial(jax.jit, donate_argnums=0, static_argnames="measure")
-    def run(carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
-        values, grads = paired(carry.params, retain, forget)
-        updates, state = optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget)
-        hardness = get_hardness(state)
-        params = optax.apply_updates(carry.params, updates)
-        length = jnp.sqrt(_inner(updates, updates))
-        finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget) & jnp.isfinite(length)
-        decided, streaks = watch(stopping, values, hardness, finite, carry.streaks)
-        halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
-        row = {**_row(values, hardness), "step_length": length, "halt": halt}
-        if measure:
-            after = values_of(params, retain, forget)
-            row |= {
-                "retain_promised": _inner(grads.retain, updates),
-                "retain_measured": after.retain - values.retain,
-                "forget_promised": _inner(grads.forget, updates),
-                "forget_measured": after.forget - values.forget,
-            }
-        new = Carry(params, carry.params, state, streaks, halt)
-        return jax.tree.map(lambda x, old: jnp.where(halt == Halt.RUNNING, x, old), new, carry._replace(halt=halt)), row
+    losses: tuple[Loss, Loss]
+    paired: PairedGradient
+    optimizer: optax.GradientTransformationExtraArgs
+    stopping: Stopping
+    guarantee: Guarantee | None
+    groups: Groups | None
 
-    return Step(run, sound, paired, optimizer)
+
+def _advance(parts: _Parts, carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
+    """Gradients, update, decision, and only then the new parameters."""
+    values, grads = parts.paired(carry.params, retain, forget)
+    updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget)
+    before = jnp.atleast_1d(values.forget)
+    values = Paired(values.retain, jnp.mean(before))
+    row, promised = _row(values, state), jnp.zeros_like(before)
+    if measure or parts.guarantee is not None:
+        promised = _changes(grads.forget, updates, stacked=parts.groups is not None)
+    if parts.guarantee is not None:
+        of_forget = functools.partial(_forget_losses, parts, forget=forget)
+        updates, scale, kept = shortened(parts.guarantee, of_forget, carry.params, updates, before=before, promised=promised)
+        promised, row = promised * scale, {**row, "step_scale": scale, "guarantee_kept": kept}
+    params = optax.apply_updates(carry.params, updates)
+    length = jnp.sqrt(_inner(updates, updates))
+    if measure:
+        retain_after = mean_loss(parts.losses[0], params, retain, "retain")
+        row |= {"retain_promised": _inner(grads.retain, updates), "retain_measured": retain_after - values.retain}
+        row |= _forget_row(promised, _forget_losses(parts, params, forget) - before)
+    hardness = get_hardness(state)
+    finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget) & jnp.isfinite(length)
+    decided, streaks = watch(parts.stopping, values, hardness, finite, carry.streaks)
+    halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
+    new = Carry(params, carry.params, state, streaks, halt)
+    new = jax.tree.map(lambda x, old: jnp.where(halt == Halt.RUNNING, x, old), new, carry._replace(halt=halt))
+    return new, {**row, "step_length": length, "halt": halt}
+
+
+def _sound(parts: _Parts, params: Any, retain: Any, forget: Any) -> Bool[Array, ""]:
+    """Whether both losses are finite."""
+    return jnp.isfinite(mean_loss(parts.losses[0], params, retain, "retain") + jnp.sum(_forget_losses(parts, params, forget)))
+
+
+def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"]:
+    """The mean forget loss of a batch: one a request, or one."""
+    if parts.groups is not None:
+        return group_means(parts.losses[1], params, forget, parts.groups)
+    return mean_loss(parts.losses[1], params, forget, "forget")[None]
 
 
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
@@ -117,9 +144,9 @@ def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
     values, grads = step.paired(carry.params, retain, forget)
     for name, value, grad in (("retain", values.retain, grads.retain), ("forget", values.forget, grads.forget)):
         where = _first_nonfinite(grad)
-        if where is not None or not jnp.isfinite(value):
+        if where is not None or not jnp.all(jnp.isfinite(value)):
             tensor = f"its gradient is not finite in '{where}'" if where else "its gradient is finite"
-            return f"the {name} loss is {float(value):.6g} and {tensor}"
+            return f"the {name} loss is {float(jnp.mean(value)):.6g} and {tensor}"
     updates, _ = step.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget)
     where = _first_nonfinite(updates)
     if where is not None:
@@ -140,8 +167,23 @@ def _inner(left: Tree, right: Tree) -> Float[Array, ""]:
     return inner_products(left, right, partition(left, "global"))[0]
 
 
-def _row(values: Paired[Array], hardness: Hardness) -> dict[str, Array]:
+def _changes(grads: Tree, updates: Tree, *, stacked: bool) -> Float[Array, " m"]:
+    """First-order changes of the forget losses, one a request (`stacked`), or one."""
+    if not stacked:
+        return _inner(grads, updates)[None]
+    one = jax.tree.map(lambda x: x[None], updates)
+    return cross_gram(grads, one, partition(updates, "global"))[0, :, 0]
+
+
+def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"]) -> dict[str, Array]:
+    """What was promised to the forget losses and what came of it: the mean, and the least of many."""
+    row = {"forget_promised": jnp.mean(promised), "forget_measured": jnp.mean(measured)}
+    return row if promised.size == 1 else row | {"least_promised": jnp.min(promised), "least_measured": jnp.min(measured)}
+
+
+def _row(values: Paired[Array], state: Any) -> dict[str, Array]:
     """A history row's scalars."""
+    hardness = get_hardness(state)
     regimes = {
         regime.name.lower(): jnp.mean(hardness.regime == regime)
         for regime in (Regime.DIRECT, Regime.RECTIFIED, Regime.COLLINEAR, Regime.INFEASIBLE)
@@ -163,4 +205,14 @@ def _row(values: Paired[Array], hardness: Hardness) -> dict[str, Array]:
         "stopping_quantity": hardness.stopping_quantity,
         "stopping_criterion": hardness.stopping_criterion,
         **regimes,
+        **_requests_row(state),
     }
+
+
+def _requests_row(state: Any) -> dict[str, Array]:
+    """What is said of many requests, if there are."""
+    try:
+        requests = get_requests(state)
+    except ValueError:
+        return {}
+    return {"fraction": jnp.min(requests.fraction), "kkt": jnp.max(requests.kkt)}

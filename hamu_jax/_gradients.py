@@ -1,5 +1,6 @@
 """Gradients of the retain and of the forget loss."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -7,14 +8,30 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from hamu_jax import _validate
-from hamu_jax._gram import Tree, accumulation_dtype
+from hamu_jax._gram import Tree, accumulation_dtype, ratio
 
 T = TypeVar("T")
 Batch: TypeAlias = chex.ArrayTree
 Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """How the examples of a batch fall into groups, one a request.
+
+    Attributes:
+      of: `of(batch) -> [batch]`, the number of each example's group, from 0; an example with another number is in none.
+      count: how many groups there are.
+    """
+
+    of: Callable[[Any], Int[Array, " batch"]]
+    count: int
+
+    def __post_init__(self) -> None:
+        _validate.integer("count", self.count)
 
 
 class Paired(NamedTuple, Generic[T]):
@@ -40,7 +57,13 @@ class PairedGradient(Protocol):
         ...
 
 
-def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microbatch_size: int | None = None) -> PairedGradient:
+def paired_value_and_grad(
+    loss: Loss,
+    *,
+    forget_loss: Loss | None = None,
+    microbatch_size: int | None = None,
+    forget_groups: Groups | None = None,
+) -> PairedGradient:
     """The mean losses on a retain and on a forget batch, and their gradients with respect to the parameters.
 
     Gradient accumulation lives here, because optax wrappers such as `optax.MultiSteps` do not see `forget_grads`.
@@ -51,6 +74,8 @@ def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microb
       forget_loss: the loss of the forget batch if it is another one.
       microbatch_size: examples that are differentiated at once, for less memory; the result is the same up to rounding,
         summed in float32 or wider. A last microbatch that is not full is padded with examples of weight 0. None: all.
+      forget_groups: the requests that the forget examples belong to: the forget loss is then `[m]`, one mean a group, and
+        its gradient `[m, ...]`, for `transform(..., forget_axis=0)`.
 
     Returns:
       `f(params, retain_batch, forget_batch, *, retain_weights=None, forget_weights=None)`, which gives
@@ -84,9 +109,14 @@ def paired_value_and_grad(loss: Loss, *, forget_loss: Loss | None = None, microb
         retain = _mean_and_grad(
             loss, params, retain_batch, retain_weights, microbatch_size=microbatch_size, name="retain_batch"
         )
-        forget = _mean_and_grad(
-            of_forget, params, forget_batch, forget_weights, microbatch_size=microbatch_size, name="forget_batch"
-        )
+        if forget_groups is not None:
+            forget = group_means_and_grads(
+                of_forget, params, forget_batch, forget_groups, forget_weights, microbatch_size=microbatch_size
+            )
+        else:
+            forget = _mean_and_grad(
+                of_forget, params, forget_batch, forget_weights, microbatch_size=microbatch_size, name="forget_batch"
+            )
         return Paired(retain[0], forget[0]), Paired(retain[1], forget[1])
 
     return paired
@@ -155,6 +185,62 @@ def _mean_and_grad(
 
     value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
     return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+
+def group_means_and_grads(
+    loss: Loss, params: Tree, batch: Batch, groups: Groups, given: Any, *, microbatch_size: int | None
+) -> tuple[Float[Array, " m"], Tree]:
+    """The mean loss of each group and its gradient, `[m, ...]`; 0 for a group without examples or of padding alone.
+
+    Each example is differentiated once; memory is that of the groups' gradients and of one microbatch of them.
+    """
+    member, shares = _membership(loss, batch, groups, given)
+    count = groups.count
+
+    def some(params: Tree, examples: Any, shares: Array) -> tuple[Array, Tree]:
+        batch, member = examples
+
+        def summed(x: Array) -> Array:
+            share = shares.astype(accumulation_dtype(x)).reshape(-1, *(1,) * (x.ndim - 1))
+            wide = jnp.where(share != 0, share * x.astype(share.dtype), 0.0)  # a weight of 0 also silences a NaN
+            return jax.ops.segment_sum(wide, member, count)
+
+        return jax.tree.map(summed, per_example_value_and_grad(loss, params, batch))
+
+    values, grads = microbatched(some, microbatch_size)(params, (batch, member), shares)
+    return values, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+
+def group_means(loss: Loss, params: Tree, batch: Batch, groups: Groups) -> Float[Array, " m"]:
+    """The mean loss of each group; 0 for a group without examples."""
+    member, shares = _membership(loss, batch, groups, None)
+    values = per_example(loss, params, batch, shares.shape[0], "batch")
+    wide = values.astype(accumulation_dtype(values))
+    return jax.ops.segment_sum(jnp.where(shares != 0, shares.astype(wide.dtype) * wide, 0.0), member, groups.count)
+
+
+def _membership(loss: Loss, batch: Batch, groups: Groups, given: Any) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
+    """The group of each example (`count` where it is in none), and what it counts in its group's mean."""
+    size = _validate.batch("batch", batch)
+    numbers = groups.of(batch)
+    if jnp.shape(numbers) != (size,):
+        raise ValueError(f"groups: got shape {jnp.shape(numbers)}, expected ({size},)")
+    if jnp.issubdtype(jnp.result_type(numbers), jnp.inexact):
+        raise TypeError(f"groups: got {jnp.result_type(numbers)}, expected whole numbers")
+    numbers = jnp.asarray(numbers, jnp.int32)  # an 8-bit number can't be compared with a greater count
+    # An index below 0 would count from the end.
+    member = jnp.where((numbers >= 0) & (numbers < groups.count), numbers, groups.count)
+    weights = example_weights(loss, batch, size, given)
+    return member, ratio(weights, jax.ops.segment_sum(weights, member, groups.count + 1)[member])
+
+
+def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tuple[Float[Array, " batch"], Tree]:
+    """`vmap(value_and_grad)` over examples."""
+
+    def one(params: Tree, example: Batch) -> Array:
+        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
+
+    return jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))(params, examples)
 
 
 def microbatched(

@@ -150,6 +150,27 @@ def combine(
     )
 
 
+def weighted_rows(
+    stacks: Sequence[Tree], coefficients: Float[Array, "blocks rows"], partition: Partition, *, keep: Any = True
+) -> Tree:
+    """The weighted sum of the rows of several stacks `[k, ...]`, in each leaf's own dtype; zero where `keep` is false."""
+    dtype = accumulation_dtype(stacks[0])
+    flat = [_wide_leaves(stack, dtype) for stack in stacks]
+    like, structure = jax.tree.flatten(stacks[0])
+    sums = []
+    for leaves, leaf, slot, stacked in zip(zip(*flat, strict=True), like, partition.slots, partition.stacked, strict=True):
+        weights = coefficients[jnp.asarray(slot)] if stacked else coefficients[slot[0]]
+        begins = [0]
+        for x in leaves:
+            begins.append(begins[-1] + x.shape[0])
+        total = sum(
+            jnp.einsum("nk,kn...->n..." if stacked else "k,k...->...", weights[..., a:b], x, precision="highest")
+            for x, a, b in zip(leaves, begins, begins[1:], strict=False)
+        )
+        sums.append(jnp.where(keep, total, 0.0).astype(leaf.dtype))
+    return jax.tree.unflatten(structure, sums)
+
+
 def _wide_leaves(tree: Tree, dtype: Any) -> list[Array]:
     """The leaves of a tree in the accumulation dtype."""
     return [leaf.astype(dtype) for leaf in jax.tree.leaves(tree)]

@@ -1,7 +1,5 @@
 """Per-example gradients, their inner products, and what can be had of them without forming any."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,7 +7,17 @@ from jaxtyping import Array, Float, Int
 
 from hamu_jax import _validate
 from hamu_jax._blocks import Blocks, partition
-from hamu_jax._gradients import Batch, Loss, microbatched, pad, per_example, weighted_sum
+from hamu_jax._gradients import (
+    Batch,
+    Groups,
+    Loss,
+    group_means_and_grads,
+    microbatched,
+    pad,
+    per_example,
+    per_example_value_and_grad,
+    weighted_sum,
+)
 from hamu_jax._gram import Tree, accumulation_dtype, cross_gram
 
 _EACH = optax.microbatching.AccumulationType.CONCAT
@@ -18,8 +26,8 @@ _EACH = optax.microbatching.AccumulationType.CONCAT
 def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Tree:
     """The gradient of every example's loss: `vmap(grad)`, a microbatch at a time.
 
-    The result holds one gradient an example; temporaries are bounded by the microbatch. For inner products alone use
-    `gram` or `directional`, which never hold them.
+    The result holds one gradient an example; beside it, there is one microbatch of temporaries and a rearranged copy of the
+    batch. For inner products alone use `gram` or `directional`, which never hold all gradients.
 
     Args:
       loss: `loss(params, batch) -> [batch]`, where no example's loss depends on another example.
@@ -55,6 +63,7 @@ def directional(
     """`<g_i, v>` for every example `i`: the change of its loss, per unit of step, along one direction.
 
     By forward-mode differentiation, for the price of about two forward passes and without any per-example gradient.
+    A model that defines its own backward pass only (`jax.custom_vjp`) has no forward mode: JAX raises TypeError.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.
@@ -152,7 +161,8 @@ def gram(
       params: the parameters.
       batch: a pytree with a leading example axis.
       groups: a group number from 0 for each example (a deletion request, the retain set, a protected group); the
-        objective is the mean loss of the group.
+        objective is the mean loss of the group, as `paired_value_and_grad` has it: without padding. A number that is
+        no group's, -1 for example, leaves the example out.
       num_groups: how many groups there are.
       blocks: as in `hamu_jax.transform`.
       microbatch_size: examples differentiated at once. None: all.
@@ -201,40 +211,24 @@ def group_grads(
     num_groups: int | None,
     microbatch_size: int | None = None,
 ) -> Tree:
-    """The mean gradient of each group, `[num_groups, ...]`; 0 for a group without examples.
+    """The mean gradient of each group, `[num_groups, ...]`; 0 for a group without examples or of padding alone.
 
     Each example is differentiated once; memory is that of `num_groups` gradients and of one microbatch of them.
 
     Raises:
       ValueError: as `per_example_grads`, if `groups` is not `[batch]`, or if `num_groups` is missing.
     """
-    size = _checked(batch, microbatch_size)
+    _checked(batch, microbatch_size)
     if num_groups is None:
         raise ValueError("num_groups: got None, expected how many groups there are, since `groups` was given")
     _validate.integer("num_groups", num_groups)
-    if jnp.shape(groups) != (size,):
-        raise ValueError(f"groups: got shape {jnp.shape(groups)}, expected ({size},)")
-    counts = jax.ops.segment_sum(jnp.ones(size), groups, num_groups)
-
-    def some(params: Tree, examples: Any, weights: Array) -> Tree:
-        batch, member = examples
-        grads = jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), _grads(loss, params, batch))
-        share = weights / counts[member]
-        return jax.tree.map(
-            lambda g: jax.ops.segment_sum(g * share.reshape(-1, *(1,) * (g.ndim - 1)), member, num_groups), grads
-        )
-
-    sums = microbatched(some, microbatch_size)(params, (batch, groups), jnp.ones(size))
-    return jax.tree.map(lambda g, p: g.astype(p.dtype), sums, params)
+    numbered = Groups(lambda _: groups, num_groups)
+    return group_means_and_grads(loss, params, batch, numbered, None, microbatch_size=microbatch_size)[1]
 
 
 def _grads(loss: Loss, params: Tree, examples: Batch) -> Tree:
     """`vmap(grad)` over examples."""
-
-    def one(params: Tree, example: Batch) -> Array:
-        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
-
-    return jax.vmap(jax.grad(one), in_axes=(None, 0))(params, examples)
+    return per_example_value_and_grad(loss, params, examples)[1]
 
 
 def _checked(batch: Batch, microbatch_size: int | None) -> int:

@@ -37,7 +37,7 @@ def plot_evaluations(history: History, watched: Mapping[str, str], reference: Ma
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figure, axes = _axes("step", "accuracy")
+    figure, axes = new_axes("step", "accuracy")
     for color, (label, column) in zip(itertools.cycle(_CYCLE), watched.items(), strict=False):
         axes.plot(*history.measured(column), color=color, label=label, marker="o", markersize=3)
         if label in reference:
@@ -59,7 +59,7 @@ def plot_hardness(history: History) -> Any:
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figure, axes = _axes("step", "hardness as a cosine")
+    figure, axes = new_axes("step", "hardness as a cosine")
     steps, scale = history.column("step"), history.column("retain_norm") * history.column("forget_norm")
     scale = np.where(scale > 0, scale, np.nan)  # a gap where there is no angle
     cosine, easy, hard = (history.column(name) / scale for name in ("kappa", "kappa_1", "kappa_2"))
@@ -85,7 +85,7 @@ def plot_promises(history: History) -> Any:
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figure, axes = _axes("promised change of the forget loss", "measured change")
+    figure, axes = new_axes("promised change of the forget loss", "measured change")
     columns = np.stack([history.column(name) for name in ("step", "forget_promised", "forget_measured")])
     steps, promised, measured = columns[:, ~np.isnan(columns).any(axis=0)]
     low, high = min(promised.min(), measured.min()), max(promised.max(), measured.max())
@@ -112,7 +112,7 @@ def plot_trade_off(curve: TradeOff, learning_rate: float = 1.0) -> Any:
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figure, axes = _axes("least rise of the forget loss that is asked for", "change of the retain loss")
+    figure, axes = new_axes("least rise of the forget loss that is asked for", "change of the retain loss")
     rise, cost = learning_rate * np.asarray(curve.improvement), learning_rate * np.asarray(curve.retain_change)
     free = learning_rate * float(curve.free)
     axes.plot(rise, cost, color="black", label="the least that it costs")
@@ -128,16 +128,16 @@ def plot_trade_off(curve: TradeOff, learning_rate: float = 1.0) -> Any:
     return figure
 
 
-def save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes_whole(path, buffer.getvalue())
 
 
-def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
+def new_axes(xlabel: str, ylabel: str, *, height: float = 4.2) -> tuple[Any, Any]:
     """An empty figure with labelled axes."""
-    figure = require("matplotlib.figure", "report").Figure(figsize=(7, 4.2), layout="constrained")
+    figure = require("matplotlib.figure", "report").Figure(figsize=(7, height), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax._blocks import Blocks, Partition, partition
 from hamu_jax._budget import Budget, Distribution, shares
@@ -54,7 +54,7 @@ def order(retain: Tree, forget: Tree, rule: Rule) -> tuple[Tree, Tree]:
 def measure(rows: tuple[Tree, Tree], blocks: Partition, clip_norm: float | None) -> Measurement:
     """Two passes over the gradients: inner products, then the residual."""
     raw = gram(rows, blocks)
-    scale = _clipping(raw, clip_norm)
+    scale = clipping(raw, clip_norm)
     return Measurement(raw * scale[None, :, None] * scale[None, None, :], residual(rows[0], rows[1], raw, blocks), scale)
 
 
@@ -90,7 +90,16 @@ def step(
     measured = measure(rows, blocks, settings.clip_norm)
     budget = allocate(measured, improvement, radius, settings)
     combination = solve(measured, budget, settings.rule)
-    hardness = describe(measured, budget, combination, settings.rule)
+    geometry = measured.geometry()
+    finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
+    hardness = describe(
+        geometry,
+        budget,
+        regime=combination.regime,
+        change=-decrease(measured, combination),
+        finite=finite,
+        rule=settings.rule,
+    )
     update = combine(
         rows,
         combination.rows * measured.scale[None, :],
@@ -101,15 +110,21 @@ def step(
     return update, hardness
 
 
-def describe(measured: Measurement, budget: Budget, combination: Combination, rule: Rule) -> Hardness:
+def describe(
+    geometry: Geometry,
+    budget: Budget,
+    *,
+    regime: Int[Array, " blocks"],
+    change: Float[Array, "blocks 2"],
+    finite: Bool[Array, " blocks"],
+    rule: Rule,
+) -> Hardness:
     """Puts names to the numbers, in the public orientation: retain and forget, the forget loss to rise."""
-    geometry = measured.geometry()
     total = whole(geometry)
     kappa_1, kappa_2 = geometry.thresholds(budget)
     total_budget = Budget(jnp.sum(budget.improvement), jnp.sqrt(jnp.sum(budget.radius**2)))
     total_kappa_1, total_kappa_2 = total.thresholds(total_budget)
-    finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
-    change = jnp.where(jnp.all(finite), -decrease(measured, combination), 0.0)
+    change = jnp.where(jnp.all(finite), change, 0.0)
     retain, forget = (0, 1) if rule.guaranteed == "forget" else (1, 0)
     norms, total_norms = (geometry.free, geometry.guaranteed), (total.free, total.guaranteed)
     quantity = jnp.sum(budget.radius * geometry.guaranteed * _sine(geometry))
@@ -123,8 +138,8 @@ def describe(measured: Measurement, budget: Budget, combination: Combination, ru
         forget_norm=norms[forget],
         improvement=budget.improvement,
         radius=budget.radius,
-        regime=combination.regime,
-        feasible=combination.regime != Regime.INFEASIBLE,
+        regime=regime,
+        feasible=regime != Regime.INFEASIBLE,
         retain_change=change[:, retain],
         forget_change=-change[:, forget],
         finite=finite,
@@ -150,7 +165,7 @@ def _sine(geometry: Geometry) -> Float[Array, "..."]:
     return jnp.where(moving, geometry.residual / jnp.where(moving, geometry.free, 1.0), 0.0)
 
 
-def _clipping(raw: Float[Array, "blocks m m"], clip_norm: float | None) -> Float[Array, " m"]:
+def clipping(raw: Float[Array, "blocks m m"], clip_norm: float | None) -> Float[Array, " m"]:
     """The factor that brings each row's norm over all blocks to `clip_norm` at most."""
     norms = jnp.sqrt(jnp.sum(jnp.diagonal(raw, axis1=-2, axis2=-1), axis=0))
     if clip_norm is None:

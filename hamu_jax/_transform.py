@@ -1,35 +1,24 @@
 """The optax gradient transformations."""
 
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from hamu_jax import _validate, rules
-from hamu_jax._blocks import Blocks, partition
+from hamu_jax._blocks import Blocks
 from hamu_jax._budget import Distribution
 from hamu_jax._gram import Tree, accumulation_dtype
 from hamu_jax._hardness import Hardness
+from hamu_jax._state import Number, TransformState, at_step, empty_hardness, get_hardness
 from hamu_jax._step import Settings, step
+from hamu_jax._transform_requests import combine_requests
 
 _launch = jax.jit(step, static_argnames="settings")  # one launch when called outside jit; inlined inside
 
 Variant: TypeAlias = Literal["q", "u"]
-Number: TypeAlias = float | Float[Array, ""] | optax.Schedule
-
-
-class TransformState(NamedTuple):
-    """State of `combine`, `transform` and `hamu`.
-
-    Attributes:
-      step: number of updates made, for schedules.
-      hardness: what the last update measured; zeros before the first.
-    """
-
-    step: Int[Array, ""]
-    hardness: Hardness
 
 
 def combine(
@@ -40,6 +29,8 @@ def combine(
     blocks: Blocks = "leaf",
     distribution: Distribution = "grad_norm",
     clip_norm: float | None = None,
+    num_requests: int | None = None,
+    retain_axis: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes any combination rule an optax transformation of the retain and the forget gradient.
 
@@ -55,6 +46,8 @@ def combine(
       blocks: as in `transform`.
       distribution: as in `transform`.
       clip_norm: as in `transform`.
+      num_requests: as in `transform`, for a rule that takes many requests (`rules.projected`).
+      retain_axis: as in `transform`, for such a rule.
 
     Returns:
       The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
@@ -65,15 +58,20 @@ def combine(
 
     Source: DESIGN section 2.7.
     """
-    _validate.number("improvement", improvement)
+    _validate.number("improvement", improvement, many=rule.many)
     if radius is not None:
         _validate.number("radius", radius)
     _validate.options(blocks, distribution, clip_norm)
+    _validate.axis("retain_axis", retain_axis)
     settings = Settings(rule, blocks, distribution, clip_norm)
+    if rule.many:
+        return combine_requests(improvement, radius, settings, num_requests=num_requests, protected=retain_axis is not None)
+    if num_requests is not None or retain_axis is not None:
+        raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
 
     def init(params: optax.Params) -> TransformState:
         _validate.gradients("params", params)
-        return TransformState(jnp.zeros([], jnp.int32), _empty_hardness(params, blocks))
+        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, blocks))
 
     def update(
         updates: optax.Updates,
@@ -84,21 +82,27 @@ def combine(
         **extra_args: Any,
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
-        if forget_grads is None:
-            raise ValueError(
-                "forget_grads: got nothing, expected the gradient of the forget loss: "
-                "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
-            )
-        _validate.gradients("updates (the retain gradient)", updates)
-        _validate.gradients("forget_grads", forget_grads)
-        _validate.same_structure("forget_grads", forget_grads, "updates (the retain gradient)", updates)
+        _check_gradients(updates, forget_grads)
         dtype = accumulation_dtype(updates)
-        required, longest = _at(improvement, state.step, dtype), _at(radius, state.step, dtype)
+        required = at_step(improvement, state.step, dtype)
+        longest = None if radius is None else at_step(radius, state.step, dtype)
         combined, hardness = _launch(updates, forget_grads, required, longest, settings)
         hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_gradients(retain: Tree, forget: Tree | None) -> None:
+    """Checks the two gradients while tracing."""
+    if forget is None:
+        raise ValueError(
+            "forget_grads: got nothing, expected the gradient of the forget loss: "
+            "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
+        )
+    _validate.gradients("updates (the retain gradient)", retain)
+    _validate.gradients("forget_grads", forget)
+    _validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain)
 
 
 def transform(
@@ -110,6 +114,9 @@ def transform(
     distribution: Distribution = "grad_norm",
     infeasible: rules.Infeasible = "scale",
     clip_norm: float | None = None,
+    forget_axis: int | None = None,
+    retain_axis: int | None = None,
+    num_requests: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Hardness-aware unlearning: the step that raises the forget loss as required at the least cost to the retain loss.
 
@@ -139,6 +146,12 @@ def transform(
         `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None.
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
       clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
+      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
+        axis. Each is then promised its improvement (`rules.projected`): `improvement` is one number for all, or `[m]`; if not
+        all can be met, every one gets the same, largest possible fraction. `get_requests` reads what was promised.
+      retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
+        may get worse to first order.
+      num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
@@ -160,8 +173,20 @@ def transform(
     """
     if variant not in get_args(Variant):
         raise ValueError(f"variant: got {variant!r}, expected 'q' or 'u'")
-    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible)
-    return combine(rule, improvement=improvement, radius=radius, blocks=blocks, distribution=distribution, clip_norm=clip_norm)
+    _validate.axis("forget_axis", forget_axis)
+    if forget_axis is not None and (variant != "q" or infeasible != "scale"):
+        raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
+    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    return combine(
+        rule,
+        improvement=improvement,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        clip_norm=clip_norm,
+        num_requests=num_requests,
+        retain_axis=retain_axis,
+    )
 
 
 def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: Any) -> optax.GradientTransformationExtraArgs:
@@ -230,40 +255,3 @@ def hardness(
         clip_norm=clip_norm,
     )
     return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])
-
-
-def get_hardness(state: Any) -> Hardness:
-    """The `Hardness` that the last update measured, from the state of any chain that holds one transform of ours.
-
-    Raises:
-      ValueError: if there is none in `state`, or more than one.
-    """
-    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=_is_hardness) if _is_hardness(leaf)]
-    if len(found) != 1:
-        raise ValueError(f"state: got {len(found)} hamu_jax transforms in it, expected 1")
-    return found[0]
-
-
-def _is_hardness(node: Any) -> bool:
-    """Whether a node of an optimizer state is our measurement."""
-    return isinstance(node, Hardness)
-
-
-def _at(value: Number | None, count: Array, dtype: Any) -> Array | None:
-    """A number or schedule at a step."""
-    if value is None:
-        return None
-    return jnp.asarray(value(count) if callable(value) else value, dtype)
-
-
-def _empty_hardness(params: Tree, blocks: Blocks) -> Hardness:
-    """Zeros in the shapes and dtypes that `update` will fill."""
-    like = jax.ShapeDtypeStruct((len(partition(params, blocks).labels),), accumulation_dtype(params))
-    kinds = {"regime": jnp.int32, "feasible": bool, "finite": bool, "unavoidable": bool, "stopping_criterion": bool}
-    scalars = ("total_", "unavoidable", "stopping_")
-    return Hardness(
-        **{
-            name: jnp.zeros(() if name.startswith(scalars) else like.shape, kinds.get(name, like.dtype))
-            for name in Hardness._fields
-        }
-    )

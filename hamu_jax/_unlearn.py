@@ -13,11 +13,13 @@ from hamu_jax._batches import batches, is_arrays
 from hamu_jax._checkpoints import Checkpoints, Store
 from hamu_jax._driver_step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._evaluate import Evaluation, columns, evaluate
-from hamu_jax._gradients import Loss, check_data
+from hamu_jax._gradients import Groups, Loss, check_data
+from hamu_jax._guarantee import Guarantee
 from hamu_jax._history import History, Row, json_row
 from hamu_jax._optional import require
 from hamu_jax._stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
 
+TAKEN = ("_length", "_scale", "_kept", "_promised", "_measured")  # columns about a step that was taken
 AHEAD = 4  # steps that may be dispatched before the first of them is read: enough to keep the device fed
 
 
@@ -58,6 +60,8 @@ def unlearn(
     stopping: Stopping | None = None,
     checkpoints: Checkpoints | None = None,
     measure_every: int = 0,
+    guarantee: Guarantee | None = None,
+    forget_groups: Groups | None = None,
     progress: bool = True,
 ) -> Unlearned:
     """Runs an unlearning method: batches, steps, evaluation, stopping, checkpoints, history.
@@ -85,6 +89,11 @@ def unlearn(
         with the same bits as if it had not been interrupted.
       measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
         promise (two more forward passes). 0: never.
+      guarantee: shrink every step until the forget loss has really risen as promised; see `Guarantee` for the cost. The
+        optimizer's own state (momentum) is that of the whole step. None: steps are taken as they are.
+      forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. Every
+        forget batch must hold an example of each (a `batch_size` of the whole forget set does); without one, nothing can
+        be promised to its request, and so to none.
       progress: show a progress bar on standard error.
 
     Returns:
@@ -120,7 +129,9 @@ def unlearn(
             batches("forget", forget, sizes[1], (seed, 1), start),
             strict=True,
         )
-        step = driver_step(losses, optimizer, stopping, microbatch_size)
+        step = driver_step(
+            losses, optimizer, stopping, microbatch_size=microbatch_size, guarantee=guarantee, groups=forget_groups
+        )
         run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every)
         end = run.until(steps, show=progress)
         store.save(end["steps"], run.carry, run.rows, end)
@@ -200,7 +211,7 @@ class _Run:
             values = json_row(jax.device_get(row))
             halt = Halt(values.pop("halt"))
             if halt is not Halt.RUNNING:  # what is said of a step that was not taken would mislead
-                values = {k: v for k, v in values.items() if k != "step_length" and not k.endswith(("_promised", "_measured"))}
+                values = {name: value for name, value in values.items() if not name.endswith(TAKEN)}
                 self.pending.clear()
             self.rows.append({**known, **values})
             if halt is not Halt.RUNNING:

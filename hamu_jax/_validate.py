@@ -15,8 +15,21 @@ from hamu_jax._blocks import path_name
 from hamu_jax._budget import NAMES
 
 
-def number(name: str, value: Any, *, positive: bool = False) -> None:
-    """Checks a number that must be finite and at least 0 (above 0 with `positive`); lets tracers and schedules through."""
+def axis(name: str, value: Any) -> None:
+    """Checks an axis of objectives, which can only be the leading one."""
+    if value is not None and (isinstance(value, bool) or value != 0):
+        raise ValueError(f"{name}: got {value!r}, expected None or 0")
+
+
+def number(name: str, value: Any, *, positive: bool = False, many: bool = False) -> None:
+    """Checks a number that must be finite and at least 0 (above 0 with `positive`); lets tracers and schedules through.
+
+    With `many` an array `[m]` of such numbers will do too.
+    """
+    if many and not callable(value) and not isinstance(value, Tracer) and np.ndim(value) == 1:
+        for i, one in enumerate(np.asarray(value)):
+            number(f"{name}[{i}]", float(one), positive=positive)
+        return
     if callable(value) or isinstance(value, Tracer):
         return
     kind = "a positive number" if positive else "a number of at least 0"

@@ -12,12 +12,24 @@ import jax
 import numpy as np
 
 from hamu_jax import _plots
+from hamu_jax._assess_plots import plot_assessment
 from hamu_jax._history import History, json_row, write_whole
-from hamu_jax._plots import plot_evaluations, plot_hardness, plot_promises, plot_trade_off
+from hamu_jax._plots import plot_evaluations, plot_hardness, plot_promises, plot_trade_off, save_figure
 from hamu_jax._trade_off import TradeOff
 from hamu_jax._unlearn import Unlearned
 
-__all__ = ["conclude", "environment", "plot_evaluations", "plot_hardness", "plot_promises", "plot_trade_off", "write"]
+__all__ = [
+    "conclude",
+    "environment",
+    "plot_assessment",
+    "plot_evaluations",
+    "plot_hardness",
+    "plot_promises",
+    "plot_trade_off",
+    "save_figure",
+    "write",
+    "write_whole",
+]
 
 Models = Mapping[str, Mapping[str, float]]
 
@@ -76,7 +88,7 @@ def write(
     if curve is not None:
         figures["trade_off"] = plot_trade_off(curve, learning_rate)
     for name, figure in figures.items():
-        _plots.save(figure, directory / f"{name}.png")
+        save_figure(figure, directory / f"{name}.png")
     record = {"settings": dict(settings), "environment": environment(), "models": {k: json_row(v) for k, v in models.items()}}
     record |= {"steps": result.steps, "status": result.status, "reason": result.reason, "conclusion": conclusion}
     write_whole(directory / "report.json", json.dumps(record, indent=2) + "\n")

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from hamu_jax._gram import ratio
 from hamu_jax._hardness import Regime
+from hamu_jax._projected import solve
 
-__all__ = ["Combination", "Infeasible", "Problem", "Rule", "hamu_q", "hamu_u"]
+__all__ = ["Combination", "Infeasible", "Problem", "Rule", "hamu_q", "hamu_u", "projected"]
 
 Infeasible: TypeAlias = Literal["scale", "ascend", "skip"]
 
@@ -26,14 +27,16 @@ class Problem(NamedTuple):
 
     Attributes:
       gram: `[m, m]`, inner products of the rows.
-      residual: norm of the part of row 0 orthogonal to row 1, measured on the gradients (0: parallel).
-      improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate.
+      residual: norm of the part of row 0 orthogonal to row 1, measured on the gradients (0: parallel). With many
+        requests: 0, nobody looks at it.
+      improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate; with many requests
+        `[m - 1]`, one for each row but the first.
       radius: the longest step `r`, per unit of learning rate.
     """
 
     gram: Float[Array, "m m"]
     residual: Float[Array, ""]
-    improvement: Float[Array, ""]
+    improvement: Float[Array, "*requests"]
     radius: Float[Array, ""]
 
 
@@ -44,11 +47,14 @@ class Combination(NamedTuple):
       rows: `[m]`, one coefficient a row.
       residual: coefficient of `p`, the part of row 0 orthogonal to row 1.
       regime: a `hamu_jax.Regime`.
+      solution: of a rule for many requests: the common fraction `t` that is met, the multipliers `[m - 1]`, and the KKT
+        residual.
     """
 
     rows: Float[Array, " m"]
     residual: Float[Array, ""]
     regime: Int[Array, ""]
+    solution: tuple[Float[Array, ""], Float[Array, " requests"], Float[Array, ""]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +65,12 @@ class Rule:
       solve: the function of one block, jit-able and vmap-able.
       guaranteed: the objective whose improvement is required. With `"retain"` the rows are exchanged before `solve` sees
         them: row 0 is then `-g_f`.
+      many: whether the rule takes many forget objectives, each with its own requirement.
     """
 
     solve: Callable[[Problem], Combination]
     guaranteed: Literal["forget", "retain"] = "forget"
+    many: bool = False
 
 
 @functools.cache  # equal options give the same Rule, so that jit sees the same static argument
@@ -108,6 +116,31 @@ def hamu_u(infeasible: Infeasible = "scale") -> Rule:
     """
     _check_infeasible(infeasible)
     return Rule(functools.partial(_closed_form, infeasible=infeasible), guaranteed="retain")
+
+
+@functools.cache
+def projected() -> Rule:
+    """A guarantee for every request: lower the retain loss most while each of `m` forget losses rises by at least `q_i`.
+
+    Solves, per block, `min <g_r, d>` subject to `<g_f,i, d> >= q_i` for `i = 1..m` and `|d| <= r`, from inner products alone.
+    With one request it is `hamu_q`.
+
+    Guarantees: the requirements and the ball hold up to the KKT residual that is reported; see `hamu_jax._projected.solve`
+    for edge cases. If no such `d` exists the step meets the largest common fraction `t` of all requirements that the ball
+    allows, and `t` is reported.
+
+    Source: DESIGN section 2.5.
+    """
+    return Rule(_projected, many=True)
+
+
+def _projected(problem: Problem) -> Combination:
+    """Many requests, in Gram space."""
+    found = solve(problem.gram, problem.improvement, problem.radius)
+    unmet, binding = found.fraction < 1, jnp.any(found.multipliers > 0)
+    regime = jnp.where(unmet, Regime.INFEASIBLE, jnp.where(binding, Regime.RECTIFIED, Regime.DIRECT)).astype(jnp.int32)
+    solution = (found.fraction, found.multipliers, found.kkt)
+    return Combination(found.coefficients, jnp.zeros_like(problem.radius), regime, solution)
 
 
 def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:

@@ -1,0 +1,67 @@
+"""The task that several experiments share: a small convolutional network on digits, one class of which is to be forgotten."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.data import digits
+from experiments.models.cnn import CNN
+from experiments.train import train
+from hamu_jax import objectives
+
+Parts = dict[str, tuple[digits.Examples, digits.Examples]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data, model and loss.
+
+    Attributes:
+      split: train, validation and test examples of all classes.
+      parts: for each of these three its `(retain, forget)` examples.
+      start: the untrained parameters.
+      loss: cross-entropy of the model.
+      metrics: accuracy, and the probability given to the true label, one number an example.
+      seed: of the split, the initial weights and the order of examples.
+    """
+
+    split: digits.Split
+    parts: Parts
+    start: Any
+    loss: objectives.CrossEntropy
+    metrics: dict[str, Any]
+    seed: int
+
+    def train(self, examples: digits.Examples, epochs: int, name: str) -> Any:
+        """A model trained from scratch on `examples`."""
+        return train(
+            self.loss,
+            self.start,
+            examples,
+            steps=epochs * len(examples["label"]) // 64,
+            batch_size=64,
+            learning_rate=4e-3,
+            seed=self.seed,
+            name=name,
+        )
+
+
+def build(forget_class: int, seed: int) -> Task:
+    """The task of forgetting one digit."""
+    split = digits.load(seed)
+    parts = {name: digits.by_class(examples, forget_class) for name, examples in split._asdict().items()}
+    graph, start = nnx.split(CNN(classes=10, rngs=nnx.Rngs(seed)))
+
+    def logits(params: Any, batch: Any) -> Any:
+        return nnx.merge(graph, params)(batch["image"])
+
+    def accuracy(params: Any, batch: Any) -> Any:
+        return (jnp.argmax(logits(params, batch), axis=-1) == batch["label"]).astype(jnp.float32)
+
+    def probability(params: Any, batch: Any) -> Any:
+        return jnp.exp(-loss(params, batch))
+
+    loss = objectives.cross_entropy(logits)
+    return Task(split, parts, start, loss, {"accuracy": accuracy, "probability": probability}, seed)

@@ -1,0 +1,51 @@
+"""Passes over whole data sets, a piece at a time, on the host."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hamu_jax import _validate
+from hamu_jax._gradients import Loss, chunks, example_weights, per_example, weighted_sum
+from hamu_jax._gram import Tree, accumulation_dtype
+
+
+def mean_and_grad(loss: Loss, params: Tree, data: Any, microbatch_size: int | None) -> tuple[float, Tree]:
+    """The mean loss over a data set and its gradient. The host loops: convolutions are slow inside XLA's loops on a CPU."""
+    total: Any = None
+    for part, real in chunks(data, _validate.batch("data", data), microbatch_size):
+        sums = _sums(loss, params, part, real)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    value, weight, grads = total
+    scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
+    return float(value * scale.astype(value.dtype)), jax.tree.map(
+        lambda g, p: (g * scale.astype(g.dtype)).astype(p.dtype), grads, params
+    )
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _sums(loss: Loss, params: Tree, part: Any, real: Array) -> tuple[Array, Array, Tree]:
+    """The weighted sum of losses over the first `real` examples, the sum of weights, and the sum's gradient."""
+    size = _validate.batch("data", part)
+    weights = example_weights(loss, part, size, jnp.arange(size) < real)
+
+    def summed(params: Tree) -> Array:
+        return weighted_sum(per_example(loss, params, part, size, "data"), weights)
+
+    value, grads = jax.value_and_grad(summed)(params)
+    return value, jnp.sum(weights), jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
+
+
+def profile(
+    function: Any, loss: Loss, params: Tree, data: Any, microbatch_size: int | None, *direction: Tree
+) -> Float[np.ndarray, " examples"]:
+    """A number an example over a data set, NaN for padding."""
+    run = jax.jit(function, static_argnums=0)
+    values: list[np.ndarray] = []
+    for part, real in chunks(data, _validate.batch("data", data), microbatch_size):
+        counted = np.asarray(example_weights(loss, part, _validate.batch("data", part), None)) != 0
+        values.append(np.where(counted, np.asarray(run(loss, params, part, *direction)), np.nan)[:real])
+    return np.concatenate(values)

@@ -1,0 +1,169 @@
+"""Programs, candidates, and the equations that turn a nearly optimal candidate into one as good as the dtype allows.
+
+The program, whose rows `b_i` of unit length are known by their inner products only:
+
+    maximise tau   subject to   <b_i, v> >= tau d_i + e_i  for all rows i,   |v| <= 1
+
+Its dual is `min |sum_i lambda_i b_i| - e.lambda` subject to `d.lambda = 1`, `lambda >= 0`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_solve
+from jaxtyping import Array, Bool, Float, Int
+
+from hamu_jax._cone import dot
+from hamu_jax._gram import ratio
+
+ROUNDS = 5  # of exchanging rows before another reading of the interior point
+READINGS = (1.0, 30.0, 1000.0)  # a row is active where its multiplier exceeds this many times its slack
+REFINEMENTS = 3
+HEAVIEST = 100.0
+
+
+class Program(NamedTuple):
+    """Rows of unit length (or zero), by inner products, and what is required along them.
+
+    Attributes:
+      gram: `[k, k]`, inner products of the rows.
+      slope: `[k]`, `d >= 0`.
+      offset: `[k]`, `e`.
+      enough: a point strictly inside that reaches this level will do.
+    """
+
+    gram: Float[Array, "k k"]
+    slope: Float[Array, " k"]
+    offset: Float[Array, " k"]
+    enough: Float[Array, ""]
+
+
+class Point(NamedTuple):
+    """A candidate: `v = sum_i weights_i b_i`, its level, its multipliers, and how far from optimal it is (see `judge`)."""
+
+    weights: Float[Array, " k"]
+    level: Float[Array, ""]
+    multipliers: Float[Array, " k"]
+    kkt: Float[Array, ""]
+
+
+def judge(program: Program, weights: Array, level: Array, multipliers: Array) -> Point:
+    """Normalises the multipliers, draws `v` into the ball, and measures the optimality conditions.
+
+    The residual is the largest of: violation of a row, `lambda_i slack_i`, `kappa (1 - |v|^2)` and the stationarity
+    `<b_i, sum_j lambda_j b_j - kappa v>`, the last three per unit of `weight`; plus the
+    rounding of `v` itself, so that weights that cancel are worse than weights that don't.
+    """
+    multipliers = jnp.maximum(multipliers, 0.0)
+    total = dot(program.slope, multipliers)
+    multipliers = multipliers / jnp.where(total > 0, total, 1.0)
+    length = jnp.sqrt(jnp.maximum(dot(weights, dot(program.gram, weights)), 0.0))
+    weights = weights / jnp.maximum(length, 1.0)
+    products = dot(program.gram, weights)
+    slack = products - level * program.slope - program.offset
+    kappa = jnp.maximum(dot(multipliers, products), 0.0)
+    conditions = [
+        jnp.max(jnp.abs(multipliers * slack)),
+        kappa * jnp.maximum(1.0 - length**2, 0.0),
+        jnp.max(jnp.abs(dot(program.gram, multipliers) - kappa * products)),
+    ]
+    kkt = jnp.maximum(jnp.max(-slack), jnp.max(jnp.stack(conditions)) / weight(multipliers))
+    kkt = kkt + eps(program.gram) * jnp.sum(jnp.abs(weights))
+    return Point(weights, level, multipliers, jnp.where(jnp.isfinite(kkt) & (total > 0), jnp.maximum(kkt, 0.0), jnp.inf))
+
+
+def weight(multipliers: Float[Array, " k"]) -> Float[Array, ""]:
+    """What errors are measured against: the multipliers' sum, but neither below 1 nor so large that anything would pass.
+
+    Multipliers are unbounded where opposite rows leave no interior.
+    """
+    return jnp.clip(jnp.sum(multipliers), 1.0, HEAVIEST)
+
+
+def eps(gram: Float[Array, "k k"]) -> float:
+    """The unit roundoff."""
+    return float(jnp.finfo(gram.dtype).eps)
+
+
+def jitter(gram: Float[Array, "k k"]) -> Float[Array, ""]:
+    """What makes a singular Gram matrix of unit rows factorisable: of the size of its own rounding."""
+    return jnp.asarray(4.0 * eps(gram) * gram.shape[0] ** 0.5, gram.dtype)
+
+
+class _Polish(NamedTuple):
+    """The best point so far, and the rows that the next round takes as equations."""
+
+    best: Point
+    active: Bool[Array, " k"]
+    rounds: Int[Array, ""]
+    done: Bool[Array, ""]
+
+
+def polish(program: Program, point: Point, leaning: Array, skip: Array) -> tuple[Point, Int[Array, ""]]:
+    """Solves the optimality conditions on the rows that `leaning > 1` says are active; exchanges rows if they are wrong.
+
+    Exchanging can cycle where many rows meet in a point, so that every few rounds it begins again from a bolder or a more
+    careful reading of `leaning`.
+    """
+    readings = jnp.asarray(READINGS, leaning.dtype)
+
+    def advance(at: _Polish) -> _Polish:
+        fresh = leaning > readings[at.rounds // ROUNDS]
+        active = jnp.where(at.rounds % ROUNDS == 0, fresh, at.active)
+        latest, exchanged = _equations(program, active, point.multipliers)
+        best = jax.tree.map(lambda new, old: jnp.where(latest.kkt < at.best.kkt, new, old), latest, at.best)
+        return _Polish(best, exchanged, at.rounds + 1, best.kkt < _tolerance(program.gram))
+
+    start = _Polish(point, leaning > 1.0, jnp.zeros([], jnp.int32), skip)
+    last = jax.lax.while_loop(lambda at: ~at.done & (at.rounds < ROUNDS * len(READINGS)), advance, start)
+    return last.best, last.rounds
+
+
+def _equations(program: Program, active: Array, guess: Array) -> tuple[Point, Array]:
+    """The best of the points at which all active rows hold with equality, or of no step; and the rows to try next.
+
+    With `G_A x = tau d + e`, `|v|^2` is a parabola in `tau`. One candidate is where it leaves the ball. The other is the
+    shortest, right where the ball does not bind: its level is then the only one at which the equations agree, and the
+    multipliers cancel, `G_A lambda = 0`.
+    """
+    gram = jnp.where(active[:, None] & active[None, :], program.gram, 0.0)
+    factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(active, jitter(gram), 1.0)))
+
+    def solve(right: Array) -> Array:
+        """Refined: the jitter's bias goes down with each round."""
+        right = jnp.where(active, right, 0.0)
+        found = cho_solve((factor, True), right)
+        for _ in range(REFINEMENTS):
+            found = found + cho_solve((factor, True), right - dot(gram, found))
+        return jnp.where(active, found, 0.0)
+
+    def nearest(target: Array) -> Array:
+        """The multipliers nearest to the guess with `G_A lambda = target`: more rows than dimensions leave a choice."""
+        near = jnp.where(active, guess, 0.0)
+        return near - solve(dot(gram, near) - target)
+
+    slope = solve(program.slope)
+    inverse = ratio(jnp.ones_like(program.enough), dot(program.slope, slope))
+    level = -dot(jnp.where(active, program.offset, 0.0), slope) * inverse
+    shortest = solve(level * program.slope + program.offset)
+    room = jnp.maximum(1.0 - dot(shortest, dot(gram, shortest)), 0.0)
+    rise = jnp.sqrt(room * inverse)
+    bound = shortest + rise * slope
+    pull = ratio(jnp.ones_like(rise), dot(program.slope, bound))
+    none, cancelling = jnp.zeros_like(bound), nearest(jnp.zeros_like(bound))
+
+    weights = jnp.stack([bound, bound, shortest, shortest, shortest, none, none, none])
+    zero = jnp.zeros_like(level)
+    levels = jnp.stack([level + rise, level + rise, level, level, level, zero, zero, zero])
+    multipliers = jnp.stack([nearest(pull * dot(gram, bound)), bound, cancelling, slope, guess, cancelling, slope, guess])
+    points = jax.vmap(judge, in_axes=(None, 0, 0, 0))(program, weights, levels, multipliers)
+    own = jnp.where(points.kkt[0] <= points.kkt[2], 0, 2)
+    slack = dot(program.gram, weights[own]) - levels[own] * program.slope - program.offset
+    exchanged = multipliers[own] > weight(jnp.abs(multipliers[own])) * slack
+    return jax.tree.map(lambda x: x[jnp.argmin(points.kkt)], points), exchanged
+
+
+def _tolerance(gram: Float[Array, "k k"]) -> float:
+    """The residual at which the polish ends: a few digits above rounding."""
+    return max(40.0 * eps(gram), 1e-11)

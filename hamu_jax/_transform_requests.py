@@ -1,0 +1,77 @@
+"""The optax transformation that promises something to every request."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from hamu_jax import _validate
+from hamu_jax._blocks import partition
+from hamu_jax._gram import Tree, accumulation_dtype
+from hamu_jax._requests import Requests, step_requests
+from hamu_jax._state import Number, TransformState, at_step, empty_hardness
+from hamu_jax._step import Settings
+
+_launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
+
+
+def combine_requests(
+    improvement: Number, radius: Number | None, settings: Settings, *, num_requests: int | None, protected: bool
+) -> optax.GradientTransformationExtraArgs:
+    """`combine` for a rule that takes many forget objectives; see `transform`, whose `forget_axis` leads here."""
+    if not callable(improvement) and jnp.ndim(improvement) == 1:
+        count = int(jnp.shape(improvement)[0])
+    elif num_requests is not None:
+        count = num_requests
+    else:
+        raise ValueError("num_requests: got None, expected how many requests there are, or an improvement for each, [m]")
+    if num_requests not in (None, count):
+        raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
+    _validate.integer("num_requests", count)
+
+    def init(params: optax.Params) -> TransformState:
+        _validate.gradients("params", params)
+        dtype, blocks = accumulation_dtype(params), len(partition(params, settings.blocks).labels)
+        nothing = Requests(*(jnp.zeros(shape, dtype) for shape in ((blocks,), (blocks, count), (blocks,), (count,))))
+        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, settings.blocks), nothing)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        forget_grads: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TransformState]:
+        del params, extra_args
+        _check_gradients(updates, forget_grads, count, protected)
+        dtype = accumulation_dtype(updates)
+        required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
+        longest = None if radius is None else at_step(radius, state.step, dtype)
+        combined, *measured = _launch(updates, forget_grads, required, longest, settings, protected=protected)
+        hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
+        return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_gradients(retain: Tree, forget: Tree | None, count: int, protected: bool) -> None:
+    """Checks the gradients while tracing."""
+    if forget is None:
+        raise ValueError(f"forget_grads: got nothing, expected the gradients of {count} forget losses, stacked on axis 0")
+    names = "updates (the retain gradient)", "forget_grads"
+    for name, tree in zip(names, (retain, forget), strict=True):
+        _validate.gradients(name, tree)
+    one = jax.tree.map(_without_axis, retain) if protected else retain
+    if _validate.batch("forget_grads", forget) != count:
+        raise ValueError(f"forget_grads: got {_validate.batch('forget_grads', forget)} requests on axis 0, expected {count}")
+    if protected:
+        _validate.batch("updates (the retain gradient)", retain)
+    _validate.same_structure("forget_grads (one request)", jax.tree.map(_without_axis, forget), names[0], one)
+
+
+def _without_axis(x: Array) -> jax.ShapeDtypeStruct:
+    """The shape of one row."""
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
