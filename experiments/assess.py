@@ -15,6 +15,7 @@ import tyro
 
 import hamu_jax
 from experiments import digits_task
+from experiments.record import settings
 from hamu_jax import report
 
 CAPTIONS = {
@@ -52,8 +53,7 @@ def main(config: Config) -> Path:
     assessment = hamu_jax.assess(task.loss, params, *task.parts["train"], config.improvement)
     for name, figure in report.plot_assessment(assessment).items():
         report.save_figure(figure, config.out / f"{name}.png")
-    settings = {"command": "python -m experiments.assess " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
-    made = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    made = settings("assess", config)
     record = {"settings": made, "environment": report.environment(), "assessment": json.loads(assessment.to_json())}
     report.write_whole(config.out / "assessment.json", json.dumps(record, indent=1) + "\n")
     path = config.out / "assessment.md"

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 import hamu_jax
 from experiments import digits_task
+from experiments.record import settings
 from hamu_jax import report
 
 METHODS = ("mean", "every owner")
@@ -72,8 +73,7 @@ def main(config: Config) -> Path:
     runs = {method: _run(request, method, config) for method in METHODS}
     models = {"full": request.params, **{method: run.params for method, run in runs.items()}, "retrained": retrained}
     table = {name: _evaluate(request, params) for name, params in models.items()}
-    settings = {"command": "python -m experiments.owners " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
-    made = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    made = settings("owners", config)
     record = {"settings": made, "environment": report.environment(), "first_step": step, "models": table}
     record["runs"] = {method: {"steps": run.steps, "reason": run.reason} for method, run in runs.items()}
     report.write_whole(config.out / "owners.json", json.dumps(record, indent=1) + "\n")

@@ -16,6 +16,7 @@ import tyro
 import hamu_jax
 from experiments import digits_task
 from experiments.data import digits
+from experiments.record import settings
 from hamu_jax import report
 
 Tables = dict[str, dict[str, dict[str, float]]]
@@ -104,14 +105,13 @@ def _report(config: Config, result: hamu_jax.Unlearned, tables: Tables, curve: h
         original="full",
         retrained="retrained",
     )
-    settings = {"command": "python -m experiments.quickstart " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
     return report.write(
         config.out,
         result,
         title=f"Forgetting the digit {config.forget_class}",
         models=tables["shown"],
         conclusion=conclusion,
-        settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        settings=settings("quickstart", config),
         watched=watched,
         reference={label: tables["along"]["retrained"][column] for label, column in watched.items()},
         curve=curve,
