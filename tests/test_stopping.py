@@ -284,7 +284,7 @@ def root(params: Any, batch: Any) -> Any:
 )
 def test_what_is_blamed(function: Any, optimizer: Any, scale: float, reason: str) -> None:
     pair = (scale * batch(0), scale * batch(45))
-    step = driver_step((function, function), optimizer, Stopping(), None)
+    step = driver_step((function, function), optimizer, Stopping(), microbatch_size=None)
     assert blame(step, first_carry(AT_ZERO, optimizer), *pair) == reason
     with jax.disable_jit():
         carry, row = step.run(first_carry(AT_ZERO, optimizer), *pair, measure=False)
@@ -296,6 +296,6 @@ def test_blame_for_a_gradient_that_is_finite() -> None:
     def constant(params: Any, batch: Any) -> Any:
         return linear(params, batch) + jnp.inf
 
-    step = driver_step((linear, constant), SGD, Stopping(), None)
+    step = driver_step((linear, constant), SGD, Stopping(), microbatch_size=None)
     reason = blame(step, first_carry(AT_ZERO, SGD), batch(0), batch(45))
     assert reason == "the forget loss is inf and its gradient is finite"
