@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from hamu_jax import _validate
 from hamu_jax._gradients import Loss, chunks, example_weights, per_example, weighted_sum
-from hamu_jax._gram import Tree, accumulation_dtype
+from hamu_jax._gram import Tree, accumulation_dtype, ratio
 
 
 def mean_and_grad(loss: Loss, params: Tree, data: Any, microbatch_size: int | None) -> tuple[float, Tree]:
@@ -20,7 +20,7 @@ def mean_and_grad(loss: Loss, params: Tree, data: Any, microbatch_size: int | No
         sums = _sums(loss, params, part, real)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     value, weight, grads = total
-    scale = jnp.where(weight > 0, 1.0 / jnp.where(weight > 0, weight, 1.0), 0.0)
+    scale = ratio(jnp.ones_like(weight), weight)
     return float(value * scale.astype(value.dtype)), jax.tree.map(
         lambda g, p: (g * scale.astype(g.dtype)).astype(p.dtype), grads, params
     )

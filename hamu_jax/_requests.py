@@ -10,7 +10,7 @@ from hamu_jax._blocks import Partition, partition
 from hamu_jax._budget import Budget, shares
 from hamu_jax._gram import Tree, cross_gram, ratio, weighted_rows
 from hamu_jax._hardness import Geometry, Hardness
-from hamu_jax._step import Settings, clipping, describe
+from hamu_jax._step import Settings, clipping, describe, radii
 from hamu_jax.rules import Problem, Rule
 
 
@@ -102,8 +102,7 @@ def _allocate(
         return shares(settings.distribution, squares[:, 0], square, -inner)
 
     weights = jax.vmap(of_one, in_axes=1, out_axes=1)(squares[:, rows], gram[:, 0, rows])
-    radii = jnp.sqrt(squares[:, 0]) if radius is None else jnp.broadcast_to(radius, squares[:, 0].shape)
-    return Budget(improvement[None, :] * weights, radii.astype(gram.dtype))
+    return Budget(improvement[None, :] * weights, radii(squares[:, 0], radius))
 
 
 def _describe_mean(

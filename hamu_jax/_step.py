@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax._blocks import Blocks, Partition, partition
 from hamu_jax._budget import Budget, Distribution, shares
-from hamu_jax._gram import Residual, Tree, combine, gram, residual
+from hamu_jax._gram import Residual, Tree, combine, gram, ratio, residual
 from hamu_jax._hardness import Geometry, Hardness, Regime, whole
 from hamu_jax.rules import Combination, Problem, Rule
 
@@ -65,8 +65,14 @@ def allocate(
     squares = jnp.diagonal(measured.gram, axis1=-2, axis2=-1)
     retain, forget = (0, 1) if settings.rule.guaranteed == "forget" else (1, 0)
     weights = shares(settings.distribution, squares[:, retain], squares[:, forget], -measured.gram[:, 0, 1])
-    radii = jnp.sqrt(squares[:, 0]) if radius is None else jnp.broadcast_to(radius, weights.shape)
-    return Budget(improvement * weights, radii.astype(weights.dtype))
+    return Budget(improvement * weights, radii(squares[:, 0], radius))
+
+
+def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None) -> Float[Array, " blocks"]:
+    """Every block's radius: the norm of its free gradient (the learning-rate radius) unless one is given."""
+    if radius is None:
+        return jnp.sqrt(free_square)
+    return jnp.broadcast_to(radius, free_square.shape).astype(free_square.dtype)
 
 
 def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
@@ -127,7 +133,7 @@ def describe(
     change = jnp.where(jnp.all(finite), change, 0.0)
     retain, forget = (0, 1) if rule.guaranteed == "forget" else (1, 0)
     norms, total_norms = (geometry.free, geometry.guaranteed), (total.free, total.guaranteed)
-    quantity = jnp.sum(budget.radius * geometry.guaranteed * _sine(geometry))
+    quantity = jnp.sum(budget.radius * geometry.guaranteed * ratio(geometry.residual, geometry.free))
     return Hardness(
         kappa=-geometry.inner,
         kappa_1=kappa_1,
@@ -157,12 +163,6 @@ def describe(
         stopping_quantity=quantity,
         stopping_criterion=total_budget.improvement > quantity,
     )
-
-
-def _sine(geometry: Geometry) -> Float[Array, "..."]:
-    """Sine of the angle between the gradients; 0 where the free one is zero."""
-    moving = geometry.free > 0
-    return jnp.where(moving, geometry.residual / jnp.where(moving, geometry.free, 1.0), 0.0)
 
 
 def clipping(raw: Float[Array, "blocks m m"], clip_norm: float | None) -> Float[Array, " m"]:

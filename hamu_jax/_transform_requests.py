@@ -65,8 +65,8 @@ def _check_gradients(retain: Tree, forget: Tree | None, count: int, protected: b
     for name, tree in zip(names, (retain, forget), strict=True):
         _validate.gradients(name, tree)
     one = jax.tree.map(_without_axis, retain) if protected else retain
-    if _validate.batch("forget_grads", forget) != count:
-        raise ValueError(f"forget_grads: got {_validate.batch('forget_grads', forget)} requests on axis 0, expected {count}")
+    if (given := _validate.batch("forget_grads", forget)) != count:
+        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
     if protected:
         _validate.batch("updates (the retain gradient)", retain)
     _validate.same_structure("forget_grads (one request)", jax.tree.map(_without_axis, forget), names[0], one)
