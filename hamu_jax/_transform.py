@@ -42,6 +42,9 @@ def combine(
     parameters are formed in float32 or wider and the result has the retain gradient's dtype. If a gradient is not finite
     the result is zero and `get_hardness(state).finite` says in which block.
 
+    A rule that requires nothing (`rules.gdiff`, `rules.nash`, ...) ignores `improvement`, `radius` and `distribution`: they
+    only enter the thresholds that the state reports.
+
     Args:
       rule: one of `hamu_jax.rules`.
       improvement: required improvement, in loss per unit of learning rate; a number or an optax schedule.
