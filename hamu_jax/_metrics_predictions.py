@@ -45,7 +45,7 @@ class Metric:
         return jnp.where(self._counted(labels), self.pool(values, labels >= 0), 0.0)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """1 for an example, 0 for one that is all padding."""
+        """1 for an example or a sequence of whatever length, 0 for one that is all padding."""
         return self._counted(self._labels(batch)).astype(jnp.float32)
 
     def _labels(self, batch: Any) -> Int[Array, "*labels"]:

@@ -211,6 +211,22 @@ def test_they_compose_with_evaluate() -> None:
         np.testing.assert_allclose(got[f"test/{column}"], np.mean([row[name] for row in rows]), rtol=1e-5)
 
 
+def test_a_loss_weighted_by_tokens_makes_it_the_accuracy_of_all_tokens() -> None:
+    class Loss:
+        def __call__(self, params: Any, batch: Any) -> Any:
+            del params
+            return jnp.zeros(batch["label"].shape[0])
+
+        def weights(self, batch: Any) -> Any:
+            return jnp.sum(batch["label"] >= 0, axis=1, dtype=jnp.int32)
+
+    logits, batch = sequences(7)
+    metric = metrics.accuracy(lambda _, batch: batch["logits"])
+    got = hamu_jax.evaluate(Loss(), 0.0, {"test": {**batch, "logits": logits}}, {"accuracy": metric})
+    real = batch["label"] >= 0
+    np.testing.assert_allclose(got["test/accuracy"], np.mean(logits.argmax(axis=-1)[real] == batch["label"][real]), rtol=1e-6)
+
+
 def test_padding_agrees_with_cross_entropy() -> None:
     labels = {"label": np.array([2, -1, 0]), "other": np.array([-1, 1, 0])}
     for label in labels:
