@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Float
 
 from hamu_jax._blocks import path_name
 from hamu_jax._budget import NAMES
@@ -54,6 +55,19 @@ def integer(name: str, value: Any, *, at_least: int = 1) -> None:
     """Checks a count."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {at_least}")
+
+
+def numbers(name: str, values: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."]:
+    """Numbers in float64, checked to be finite and to have `ndim` axes, none of them empty."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != ndim or array.size == 0:
+        axes = "[n]" if ndim == 1 else "[n, k]"
+        raise ValueError(f"{name}: got shape {array.shape}, expected {axes}, with at least one number")
+    wrong = np.argwhere(~np.isfinite(array))
+    if wrong.size:
+        where = ", ".join(map(str, wrong[0]))
+        raise ValueError(f"{name}[{where}]: got {array[tuple(wrong[0])]}, expected a finite number")
+    return array
 
 
 def gradients(name: str, tree: Any) -> None:
