@@ -37,7 +37,7 @@ CHOSEN = (
 )
 CAPTION = (
     "Each panel is a method, in grey the fronts of all others: points are its settings and evaluations on the way (mean over "
-    "seeds), the line is its Pareto front, the diamond its chosen setting; square: full model, star: retrained; in brackets the "
+    "seeds), the line is its Pareto front, the diamond its chosen setting; square: full model, star: retrained; in brackets: "
     "hypervolume."
 )
 

@@ -48,8 +48,8 @@ class Config:
     out: Path = Path("compare-out")
     methods: tuple[str, ...] = tuple(methods.METHODS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    promise_learning_rates: tuple[float, ...] = (0.05, 0.1, 0.2)
+    learning_rates: tuple[float, ...] = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0)
+    promise_learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
     improvements: tuple[float, ...] = (0.1, 0.3, 0.5)
     forget_class: int = 3
     epochs: int = 25
@@ -121,12 +121,14 @@ def case(config: Config, seed: int) -> Case:
     task = digits_task.build(config.forget_class, seed, MLP)
     full = task.train(task.split.train, config.epochs, "full")
     retrained = task.train(task.parts["train"][0], config.epochs, "retrained")
-    retain, forget = (
-        methods.prepare(task.loss, full, part, classes=10, groups=config.groups, seed=seed) for part in task.parts["train"]
-    )
-    groups = hamu_jax.Groups(_group, config.groups)
-    known = jax.jit(task.loss.apply)
-    splits = {name: {**part, "retrained": np.asarray(known(retrained, part))} for name, part in _named(task.parts).items()}
+    splits = {
+        name: methods.prepare(task.loss, full, part, classes=10, groups=config.groups, seed=seed)
+        for name, part in _named(task.parts).items()
+    }
+    retain, forget = (dict(splits[name]) for name in ("retain", "forget"))
+    known, groups = jax.jit(task.loss.apply), hamu_jax.Groups(_group, config.groups)
+    for part in splits.values():
+        part["retrained"] = np.asarray(known(retrained, part))
     return Case(seed, methods.Subject(task.loss, full, forget, groups), retain, splits, retrained)
 
 

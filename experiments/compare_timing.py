@@ -47,9 +47,9 @@ def read(config: Config) -> dict[str, Any] | None:
 def explain(record: dict[str, Any]) -> str:
     """What stands beside the times."""
     return (
-        f"Milliseconds a step: the median of {STEPS * ROUNDS} steps, each waited for, after {WARM_UP} to warm up, batches of at "
-        f"most {record['settings']['batch_size']} on the device; load average before: {record['load average before']:.2f}. FT "
-        "and GA compute both gradients, of which they use one: the driver measures both."
+        f"Milliseconds a step: the median of {STEPS * ROUNDS} steps, each waited for, after {WARM_UP} to warm up, batches of "
+        f"at most {record['settings']['batch_size']} on the device; load average before: {record['load average before']:.2f}. "
+        "FT and GA compute both gradients, of which they use one: the driver measures both."
     )
 
 
