@@ -52,6 +52,12 @@ class Results:
         """A number of every seed."""
         return [value(seed) for seed in self.config.seeds]
 
+    @property
+    def most(self) -> int:
+        """How many evaluations a whole run has."""
+        ways = [run["way"] for runs in self.runs.values() for run in runs.values()]
+        return max(len(way["test forget"]["accuracy"]) for way in ways)
+
     def settings(self, method: str) -> list[Setting]:
         """The settings of one method."""
         return [setting for setting in self.runs[self.config.seeds[0]] if setting.method == method]
@@ -85,9 +91,9 @@ def choose(results: Results, method: str) -> Setting:
 def points(results: Results, method: str, seed: int) -> np.ndarray:
     """`[points, 2]`: test forget and test retain accuracy of every setting and every evaluation on the way."""
     ways = [results.runs[seed][setting]["way"] for setting in results.settings(method)]
-    return np.concatenate(
-        [np.stack([way[f"test {kind}"]["accuracy"] for kind in ("forget", "retain")], axis=-1) for way in ways]
-    )
+    pairs = [np.stack([way[f"test {kind}"]["accuracy"] for kind in ("forget", "retain")], axis=-1) for way in ways]
+    # A run that ended early stays where it ended, so that seeds have points in common.
+    return np.concatenate([np.pad(pair, ((0, results.most - len(pair)), (0, 0)), mode="edge") for pair in pairs])
 
 
 def summarise(results: Results) -> dict[str, dict[str, Any]]:

@@ -75,6 +75,12 @@ def test_a_row_is_mean_and_deviation_over_seeds() -> None:
     assert row["at the edge"]
 
 
+def test_a_run_that_ended_early_stays_where_it_ended() -> None:
+    found = results({0.1: [measured(0.6)] * 2, 0.2: [measured(0.7)] * 2})
+    found.runs[1][Setting("ft", 0.2, 0.0)]["way"] = way((0.9, 0.8))
+    np.testing.assert_array_equal(compare_table.points(found, "ft", 1), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -95,7 +101,7 @@ def test_a_small_comparison_is_resumed(tmp_path: Path) -> None:
     path = compare.main(config)
     first, text = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
     files = sorted((tmp_path / "runs").iterdir())
-    assert len(files) == len(grid(Config(**SMOKE))) * 2
+    assert len(files) == len(grid(Config(**SMOKE)))
     assert list(first["methods"]) == ["full", "retrained", "gdiff", "hamu-q"]
     assert "| hamu-q | 0" in text
     assert "ms a step" not in text
