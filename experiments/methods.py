@@ -158,7 +158,7 @@ METHODS: dict[str, Method] = {
     ),
     "mgda": Method("multiple-gradient descent", "arXiv 1810.04650", rules.mgda(), options=WHOLE),
     "cagrad": Method("conflict-averse gradient", "arXiv 2110.14048", rules.cagrad(), options=WHOLE),
-    "nash": Method("Nash bargaining", "arXiv 2202.01017", rules.nash(), options=WHOLE),
+    "nash": Method("Nash bargaining", "arXiv 2202.01017; MUNBa, arXiv 2411.15537", rules.nash(), options=WHOLE),
     "hamu-q": Method("HAMU-Q", "arXiv 2606.02119, section 4", rules.hamu_q(), options=COSINE, promises=True),
     "hamu-u": Method("HAMU-U", "arXiv 2606.02119, section 4", rules.hamu_u(), options=COSINE, promises=True),
     "hamu-projected": Method(
