@@ -1,6 +1,6 @@
 """hamu_jax: hardness-aware multi-objective unlearning (HAMU, ICML 2026, arXiv 2606.02119) in JAX."""
 
-from hamu_jax import metrics, objectives, rules
+from hamu_jax import metrics, objectives, rules, sharding
 from hamu_jax._assess import Assessment, assess
 from hamu_jax._blocks import Stacked, block_labels
 from hamu_jax._checkpoints import Checkpoints
@@ -50,6 +50,7 @@ __all__ = [
     "paired_value_and_grad",
     "per_example_grads",
     "rules",
+    "sharding",
     "trade_off",
     "transform",
     "unlearn",

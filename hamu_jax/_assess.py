@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hamu_jax import _validate, rules
@@ -19,6 +20,7 @@ from hamu_jax._gradients import Loss, check_data
 from hamu_jax._gram import Tree, accumulation_dtype
 from hamu_jax._hardness import Hardness, Regime
 from hamu_jax._history import json_row
+from hamu_jax._mesh import shard_params
 from hamu_jax._per_example import directional, grad_norms
 from hamu_jax._state import get_hardness
 from hamu_jax._trade_off import TradeOff, trade_off
@@ -127,6 +129,7 @@ def assess(
     infeasible: rules.Infeasible = "scale",
     clip_norm: float | None = None,
     microbatch_size: int | None = 256,
+    mesh: Mesh | None = None,
 ) -> Assessment:
     """Measures, over whole data sets and without changing anything, what unlearning would meet and what it would cost.
 
@@ -148,6 +151,7 @@ def assess(
       infeasible: which step is planned where the requirement can't be met.
       clip_norm: clip both gradients first.
       microbatch_size: examples handled at once.
+      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`).
 
     Returns:
       An `Assessment`.
@@ -174,18 +178,23 @@ def assess(
     of_forget = loss if forget_loss is None else forget_loss
     check_data("retain", retain, loss, params)
     check_data("forget", forget, of_forget, params)
-    retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size)
-    mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size)
+    params = params if mesh is None else shard_params(params, mesh)
+    retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size, mesh)
+    mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size, mesh)
     update, state = tx.update(retain_grad, tx.init(params), params, forget_grads=forget_grad)
     step = jax.tree.map(jnp.negative, update)
     curve = trade_off(retain_grad, forget_grad, radius=radius, blocks=blocks, distribution=distribution, clip_norm=clip_norm)
     hardness = jax.tree.map(np.asarray, get_hardness(state))
+
+    def of_forget_set(function: Any, *direction: Tree) -> Profile:
+        return profile(function, of_forget, params, forget, microbatch_size, *direction, mesh=mesh)
+
     profiles = {
-        "forget_with_retain": profile(directional, of_forget, params, forget, microbatch_size, retain_grad),
-        "forget_with_forget": profile(directional, of_forget, params, forget, microbatch_size, forget_grad),
-        "forget_norm": profile(grad_norms, of_forget, params, forget, microbatch_size),
-        "forget_change": profile(directional, of_forget, params, forget, microbatch_size, step),
-        "retain_change": profile(directional, loss, params, retain, microbatch_size, step),
+        "forget_with_retain": of_forget_set(directional, retain_grad),
+        "forget_with_forget": of_forget_set(directional, forget_grad),
+        "forget_norm": of_forget_set(grad_norms),
+        "forget_change": of_forget_set(directional, step),
+        "retain_change": profile(directional, loss, params, retain, microbatch_size, step, mesh=mesh),
     }
     return Assessment(
         hardness=hardness,

@@ -6,8 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
 
 from hamu_jax import _validate
+from hamu_jax._sharded_batches import place_rows, shard_batch
 
 
 def is_arrays(data: Any) -> bool:
@@ -15,8 +18,10 @@ def is_arrays(data: Any) -> bool:
     return isinstance(data, (Mapping, tuple)) or hasattr(data, "shape") or not isinstance(data, Iterable)
 
 
-def batches(name: str, data: Any, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Any]:
-    """An endless stream of batches, from batch number `start` on.
+def batches(
+    name: str, data: Any, batch_size: int, seed: tuple[int, int], start: int, *, mesh: Mesh | None = None
+) -> Iterator[Any]:
+    """An endless stream of batches, from batch number `start` on; `Padded` and split over the devices of a mesh if given.
 
     Arrays are shuffled anew each epoch, and epochs follow each other without a gap: every batch is full and every
     example comes equally often. A `batch_size` of the whole set or more gives the whole set each time. An iterable is
@@ -27,13 +32,17 @@ def batches(name: str, data: Any, batch_size: int, seed: tuple[int, int], start:
         and can't be repeated.
     """
     if not is_arrays(data):
-        return itertools.islice(_repeated(name, data), start, None)
+        given = itertools.islice(_repeated(name, data), start, None)
+        return given if mesh is None else (shard_batch(batch, mesh) for batch in given)
     size = _validate.batch(name, data)
-    return _shuffled(data, size, min(batch_size, size), seed, start)
+    chosen = _shuffled(size, min(batch_size, size), seed, start)
+    if mesh is None:
+        return (jax.tree.map(lambda x, rows=rows: x[rows], data) for rows in chosen)
+    return (place_rows(data, rows, mesh) for rows in chosen)
 
 
-def _shuffled(data: Any, size: int, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Any]:
-    """Batches of arrays in an order that is a function of the seed and the batch's number.
+def _shuffled(size: int, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Row numbers of batches, in an order that is a function of the seed and the batch's number.
 
     One numpy permutation an epoch: grain's index shuffle took 0.26 ms an index on a set of 100, 26 ms of host time a step.
     """
@@ -48,8 +57,7 @@ def _shuffled(data: Any, size: int, batch_size: int, seed: tuple[int, int], star
             rows.append(order[position % size :][:wanted])
             position += rows[-1].size
             wanted -= rows[-1].size
-        chosen = np.concatenate(rows)
-        yield jax.tree.map(lambda x, chosen=chosen: x[chosen], data)
+        yield np.concatenate(rows)
 
 
 def _repeated(name: str, data: Iterable[Any]) -> Iterator[Any]:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from hamu_jax import _axes
+
 KeyPath: TypeAlias = tuple[Any, ...]
 
 
@@ -34,21 +36,22 @@ class Partition:
     """How the leaves of a pytree fall into blocks; static, hashable, made from shapes alone.
 
     A leaf fills one slot, or `n` slots when its leading axis counts blocks. Reductions give one number a slot, and
-    slots are summed into blocks.
+    slots are summed into blocks; and over the devices of `shard_axis`, if each holds a part of every leaf.
     """
 
     labels: tuple[str, ...]
     slots: tuple[tuple[int, ...], ...]
     stacked: tuple[bool, ...]
+    shard_axis: _axes.AxisName | None = None
 
     def sum(self, leaves: Sequence[Float[Array, "..."]]) -> Float[Array, "blocks ..."]:
         """Sums per-leaf numbers, `[...]` or `[n, ...]` where stacked, into one a block."""
-        slots = [x if stacked else x[None] for x, stacked in zip(leaves, self.stacked, strict=True)]
-        block_of_slot = jnp.asarray([block for slot in self.slots for block in slot])
-        values = jnp.concatenate(slots)
-        if values.shape[0] == len(self.labels):  # every slot is a block of its own, in order
-            return values
-        return jax.ops.segment_sum(values, block_of_slot, num_segments=len(self.labels))
+        shares = _axes.total_of_shards(list(leaves), self.shard_axis)
+        values = jnp.concatenate([x if stacked else x[None] for x, stacked in zip(shares, self.stacked, strict=True)])
+        if values.shape[0] != len(self.labels):  # else every slot is a block of its own, in order
+            block_of_slot = jnp.asarray([block for slot in self.slots for block in slot])
+            values = jax.ops.segment_sum(values, block_of_slot, num_segments=len(self.labels))
+        return _axes.total(values, self.shard_axis)
 
     def spread(self, values: Float[Array, " blocks"], leaves: Sequence[Array]) -> list[Float[Array, "..."]]:
         """Gives every leaf its block's number, shaped to broadcast against the leaf."""
@@ -66,7 +69,7 @@ def path_name(path: KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"
 
 
-def partition(tree: optax.Params, blocks: Blocks) -> Partition:
+def partition(tree: optax.Params, blocks: Blocks, shard_axis: _axes.AxisName | None = None) -> Partition:
     """Assigns the leaves of `tree` to blocks, in order of first appearance.
 
     Raises:
@@ -91,7 +94,7 @@ def partition(tree: optax.Params, blocks: Blocks) -> Partition:
                 names.append(name)
         slots.append(tuple(index[key] for key, _ in keys))
         stacked.append(is_stacked)
-    return Partition(tuple(names), tuple(slots), tuple(stacked))
+    return Partition(tuple(names), tuple(slots), tuple(stacked), shard_axis)
 
 
 def block_labels(params: optax.Params, blocks: Blocks = "leaf") -> tuple[str, ...]:

@@ -6,17 +6,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hamu_jax import _validate
-from hamu_jax._gradients import Loss, chunks, example_weights, per_example, weighted_sum
+from hamu_jax._chunks import chunks
+from hamu_jax._gradients import Loss, example_weights, per_example, weighted_sum
 from hamu_jax._gram import Tree, accumulation_dtype, ratio
+from hamu_jax._sharded_batches import replicated
 
 
-def mean_and_grad(loss: Loss, params: Tree, data: Any, microbatch_size: int | None) -> tuple[float, Tree]:
+def mean_and_grad(
+    loss: Loss, params: Tree, data: Any, microbatch_size: int | None, mesh: Mesh | None = None
+) -> tuple[float, Tree]:
     """The mean loss over a data set and its gradient. The host loops: convolutions are slow inside XLA's loops on a CPU."""
     total: Any = None
-    for part, real in chunks(data, _validate.batch("data", data), microbatch_size):
+    for part, real in chunks(data, _validate.batch("data", data), microbatch_size, mesh):
         sums = _sums(loss, params, part, real)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     value, weight, grads = total
@@ -40,12 +45,24 @@ def _sums(loss: Loss, params: Tree, part: Any, real: Array) -> tuple[Array, Arra
 
 
 def profile(
-    function: Any, loss: Loss, params: Tree, data: Any, microbatch_size: int | None, *direction: Tree
+    function: Any,
+    loss: Loss,
+    params: Tree,
+    data: Any,
+    microbatch_size: int | None,
+    *direction: Tree,
+    mesh: Mesh | None = None,
 ) -> Float[np.ndarray, " examples"]:
     """A number an example over a data set, NaN for padding."""
-    run = jax.jit(function, static_argnums=0)
     values: list[np.ndarray] = []
-    for part, real in chunks(data, _validate.batch("data", data), microbatch_size):
-        counted = np.asarray(example_weights(loss, part, _validate.batch("data", part), None)) != 0
-        values.append(np.where(counted, np.asarray(run(loss, params, part, *direction)), np.nan)[:real])
+    for part, real in chunks(data, _validate.batch("data", data), microbatch_size, mesh):
+        values.append(np.asarray(_numbers(function, loss, params, part, *direction, place=replicated(mesh)))[:real])
     return np.concatenate(values)
+
+
+@functools.partial(jax.jit, static_argnames=("function", "loss", "place"))
+def _numbers(function: Any, loss: Loss, params: Tree, part: Any, *direction: Tree, place: Any) -> Array:
+    """A number an example, NaN for padding, where every process may read it."""
+    numbers = function(loss, params, part, *direction)
+    numbers = jnp.where(example_weights(loss, part, numbers.shape[0], None) != 0, numbers, jnp.nan)
+    return numbers if place is None else jax.lax.with_sharding_constraint(numbers, place)

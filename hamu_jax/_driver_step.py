@@ -7,14 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax import _validate
+from hamu_jax import _validate, sharding
 from hamu_jax._blocks import partition, path_name
 from hamu_jax._gradients import Groups, Loss, Paired, PairedGradient, group_means, mean_loss, paired_value_and_grad
 from hamu_jax._gram import Tree, cross_gram, inner_products
 from hamu_jax._guarantee import Guarantee, shortened
 from hamu_jax._hardness import Regime
+from hamu_jax._mesh import shard_params
+from hamu_jax._sharded_batches import replicated
 from hamu_jax._state import get_hardness, get_requests
 from hamu_jax._stopping import Halt, Stopping, watch
 
@@ -54,8 +57,10 @@ class Step:
     optimizer: optax.GradientTransformationExtraArgs
 
 
-def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs) -> Carry:
+def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None) -> Carry:
     """The carry before the first step. Parameters are copied, since every step consumes its carry.
+
+    On a mesh parameters are split over `fsdp`, and so is what the optimizer keeps for each of them.
 
     Raises:
       TypeError: if parameters are not floating-point.
@@ -63,13 +68,21 @@ def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs) -
     """
     _validate.gradients("params", params)
     # With a dtype the copies are not weakly typed: the step's results are not either, and it is traced once.
-    copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), params)
+    placed = params if mesh is None else shard_params(params, mesh)
+    copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), placed)
     state = optimizer.init(copied)
     try:
         get_hardness(state)
     except ValueError as error:
         raise ValueError(f"optimizer: {error}: chain hamu_jax.transform or hamu_jax.combine into it") from None
-    return Carry(copied, jax.tree.map(jnp.copy, copied), state, jnp.zeros(3, jnp.int32), jnp.int32(Halt.RUNNING))
+    carry = Carry(copied, jax.tree.map(jnp.copy, copied), state, jnp.zeros(3, jnp.int32), jnp.int32(Halt.RUNNING))
+    return carry if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), carry)
+
+
+def _on_mesh(x: Array, mesh: Mesh) -> Array:
+    """What lies on the mesh already, and the rest whole on every device."""
+    there = isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
+    return x if there else jax.device_put(x, replicated(mesh))
 
 
 def driver_step(
@@ -80,11 +93,19 @@ def driver_step(
     microbatch_size: int | None,
     guarantee: Guarantee | None = None,
     groups: Groups | None = None,
+    mesh: Mesh | None = None,
+    like: Carry | None = None,
 ) -> Step:
-    """Builds the step."""
-    paired = paired_value_and_grad(losses[0], forget_loss=losses[1], microbatch_size=microbatch_size, forget_groups=groups)
+    """Builds the step; on a mesh, for `Padded` batches and carries that lie there as `like` does."""
+    options: dict[str, Any] = {"forget_loss": losses[1], "microbatch_size": microbatch_size, "forget_groups": groups}
+    if mesh is None:
+        paired, places = paired_value_and_grad(losses[0], **options), None
+    else:
+        carry_places = jax.tree.map(lambda x: x.sharding, like)
+        paired = sharding.paired_value_and_grad(losses[0], mesh, carry_places.params, **options)
+        places = (carry_places, replicated(mesh))
     parts = _Parts(losses, paired, optimizer, stopping, guarantee, groups)
-    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure")
+    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure", out_shardings=places)
     return Step(run, jax.jit(functools.partial(_sound, parts)), paired, optimizer)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from hamu_jax import _validate
-from hamu_jax._gradients import Loss, chunks, example_weights, per_example, weighted_sum
+from hamu_jax._chunks import chunks
+from hamu_jax._gradients import Loss, example_weights, per_example, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,13 @@ class Evaluation:
 
 
 def evaluate(
-    loss: Loss, params: Any, splits: Mapping[str, Any], metrics: Mapping[str, Loss] | None = None, *, batch_size: int = 1024
+    loss: Loss,
+    params: Any,
+    splits: Mapping[str, Any],
+    metrics: Mapping[str, Loss] | None = None,
+    *,
+    batch_size: int = 1024,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
     """Means of a loss and of metrics over data sets, every example counting alike (a last batch that is not full too).
 
@@ -41,6 +49,8 @@ def evaluate(
       splits: named data sets, pytrees of arrays with a leading example axis.
       metrics: named functions `metric(params, batch) -> [batch]`.
       batch_size: examples evaluated at once.
+      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must lie there. On many processes each
+        passes the same splits, and reads its own part of them.
 
     Returns:
       `{"split/metric": mean}`, with `split/loss` for the loss.
@@ -61,7 +71,7 @@ def evaluate(
     return {
         f"{split}/{name}": value
         for split, data in splits.items()
-        for name, value in _means(functions, params, data, batch_size, f"splits[{split!r}]").items()
+        for name, value in _means(functions, params, data, batch_size=batch_size, name=f"splits[{split!r}]", mesh=mesh).items()
     }
 
 
@@ -70,11 +80,13 @@ def columns(splits: Mapping[str, Any], metrics: Mapping[str, Loss]) -> tuple[str
     return tuple(f"{split}/{name}" for split in splits for name in ("loss", *metrics))
 
 
-def _means(functions: Mapping[str, Loss], params: Any, data: Any, batch_size: int, name: str) -> dict[str, float]:
+def _means(
+    functions: Mapping[str, Loss], params: Any, data: Any, *, batch_size: int, name: str, mesh: Mesh | None
+) -> dict[str, float]:
     """The means over one data set."""
     size = _validate.batch(name, data)
     names, kept = tuple(functions), tuple(functions.values())
-    parts = [_sums(kept, params, part, real, name) for part, real in chunks(data, size, batch_size)]
+    parts = [_sums(kept, params, part, real, name) for part, real in chunks(data, size, batch_size, mesh)]
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
     total = sums[-1]
     return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}

@@ -1,7 +1,7 @@
 """Gradients of the retain and of the forget loss."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import chex
@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from hamu_jax import _validate
+from hamu_jax import _axes, _validate
+from hamu_jax._axes import AxisName
 from hamu_jax._gram import Tree, accumulation_dtype, ratio
 
 T = TypeVar("T")
 Batch: TypeAlias = chex.ArrayTree
 Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
+Partial: TypeAlias = Callable[[Tree], tuple[Float[Array, "..."], Tree]]  # a loss and its gradient; sums over devices are whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,7 @@ def paired_value_and_grad(
     forget_loss: Loss | None = None,
     microbatch_size: int | None = None,
     forget_groups: Groups | None = None,
+    axis_name: AxisName | None = None,
 ) -> PairedGradient:
     """The mean losses on a retain and on a forget batch, and their gradients with respect to the parameters.
 
@@ -76,6 +79,8 @@ def paired_value_and_grad(
         summed in float32 or wider. A last microbatch that is not full is padded with examples of weight 0. None: all.
       forget_groups: the requests that the forget examples belong to: the forget loss is then `[m]`, one mean a group, and
         its gradient `[m, ...]`, for `transform(..., forget_axis=0)`.
+      axis_name: inside `jax.pmap` or `jax.shard_map`, the axis (or axes) over which the batches are split: losses and
+        gradients are those of the whole batch, every example counting alike wherever it is, and the same on all devices.
 
     Returns:
       `f(params, retain_batch, forget_batch, *, retain_weights=None, forget_weights=None)`, which gives
@@ -96,30 +101,50 @@ def paired_value_and_grad(
     """
     if microbatch_size is not None:
         _validate.integer("microbatch_size", microbatch_size)
-    of_forget = loss if forget_loss is None else forget_loss
+    _validate.axis_name("axis_name", axis_name)
+    partials = paired_partials(
+        loss, forget_loss=forget_loss, microbatch_size=microbatch_size, forget_groups=forget_groups, axis_name=axis_name
+    )
 
-    def paired(
-        params: Tree,
+    def paired(params: Tree, retain_batch: Batch, forget_batch: Batch, **weights: Any) -> tuple[Paired[Array], Paired[Tree]]:
+        _axes.check("axis_name", axis_name)
+        own = _axes.own(params, axis_name)
+        parts = partials(retain_batch, forget_batch, **weights)
+        retain, forget = (_axes.total(part(own), axis_name) for part in parts)
+        return Paired(retain[0], forget[0]), Paired(retain[1], forget[1])
+
+    return paired
+
+
+def paired_partials(
+    loss: Loss,
+    *,
+    forget_loss: Loss | None,
+    microbatch_size: int | None,
+    forget_groups: Groups | None,
+    axis_name: AxisName | None,
+) -> Callable[..., Paired[Partial]]:
+    """What `paired_value_and_grad` sums over devices: `f(retain_batch, forget_batch, ...)` gives a function of each objective.
+
+    The totals of the examples' weights are summed over `axis_name` at once, so that the functions themselves hold no
+    communication: they may be called on some devices only.
+    """
+    of_forget = loss if forget_loss is None else forget_loss
+    shared: dict[str, Any] = {"microbatch_size": microbatch_size, "axis_name": axis_name}
+
+    def partials(
         retain_batch: Batch,
         forget_batch: Batch,
         *,
         retain_weights: Float[Array, " retain"] | None = None,
         forget_weights: Float[Array, " forget"] | None = None,
-    ) -> tuple[Paired[Float[Array, ""]], Paired[Tree]]:
-        retain = _mean_and_grad(
-            loss, params, retain_batch, retain_weights, microbatch_size=microbatch_size, name="retain_batch"
-        )
-        if forget_groups is not None:
-            forget = group_means_and_grads(
-                of_forget, params, forget_batch, forget_groups, forget_weights, microbatch_size=microbatch_size
-            )
-        else:
-            forget = _mean_and_grad(
-                of_forget, params, forget_batch, forget_weights, microbatch_size=microbatch_size, name="forget_batch"
-            )
-        return Paired(retain[0], forget[0]), Paired(retain[1], forget[1])
+    ) -> Paired[Partial]:
+        retain = _mean_and_grad(loss, retain_batch, retain_weights, name="retain_batch", **shared)
+        if forget_groups is None:
+            return Paired(retain, _mean_and_grad(of_forget, forget_batch, forget_weights, name="forget_batch", **shared))
+        return Paired(retain, _group_means_and_grads(of_forget, forget_batch, forget_groups, forget_weights, **shared))
 
-    return paired
+    return partials
 
 
 def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
@@ -162,19 +187,19 @@ def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array,
     return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
 
 
-def _shares(loss: Loss, batch: Batch, given: Any, name: str) -> Float[Array, " batch"]:
+def _shares(loss: Loss, batch: Batch, given: Any, name: str, axis_name: AxisName | None = None) -> Float[Array, " batch"]:
     """What each example counts in the mean; all 0 where all weights are."""
     size = _validate.batch(name, batch)
     weights = example_weights(loss, batch, size, given)
-    total = jnp.sum(weights)
+    total = _axes.total(jnp.sum(weights), axis_name)
     return weights / jnp.where(total > 0, total, 1.0)
 
 
 def _mean_and_grad(
-    loss: Loss, params: Tree, batch: Batch, given: Any, *, microbatch_size: int | None, name: str
-) -> tuple[Float[Array, ""], Tree]:
+    loss: Loss, batch: Batch, given: Any, *, microbatch_size: int | None, name: str, axis_name: AxisName | None
+) -> Partial:
     """The weighted mean loss and its gradient, accumulated over microbatches."""
-    shares = _shares(loss, batch, given, name)
+    shares = _shares(loss, batch, given, name, axis_name)
 
     def part(params: Tree, batch: Batch, shares: Array) -> Array:
         return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
@@ -183,8 +208,11 @@ def _mean_and_grad(
         value, grads = jax.value_and_grad(part)(params, batch, shares)
         return value, jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
 
-    value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
-    return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+    def whole(params: Tree) -> tuple[Array, Tree]:
+        value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
+        return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+    return whole
 
 
 def group_means_and_grads(
@@ -194,7 +222,14 @@ def group_means_and_grads(
 
     Each example is differentiated once; memory is that of the groups' gradients and of one microbatch of them.
     """
-    member, shares = _membership(loss, batch, groups, given)
+    return _group_means_and_grads(loss, batch, groups, given, microbatch_size=microbatch_size, axis_name=None)(params)
+
+
+def _group_means_and_grads(
+    loss: Loss, batch: Batch, groups: Groups, given: Any, *, microbatch_size: int | None, axis_name: AxisName | None
+) -> Partial:
+    """The mean losses of the groups and their gradients, accumulated over microbatches."""
+    member, shares = _membership(loss, batch, groups, given, axis_name)
     count = groups.count
 
     def some(params: Tree, examples: Any, shares: Array) -> tuple[Array, Tree]:
@@ -207,8 +242,11 @@ def group_means_and_grads(
 
         return jax.tree.map(summed, per_example_value_and_grad(loss, params, batch))
 
-    values, grads = microbatched(some, microbatch_size)(params, (batch, member), shares)
-    return values, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+    def whole(params: Tree) -> tuple[Array, Tree]:
+        values, grads = microbatched(some, microbatch_size)(params, (batch, member), shares)
+        return values, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+    return whole
 
 
 def group_means(loss: Loss, params: Tree, batch: Batch, groups: Groups) -> Float[Array, " m"]:
@@ -219,7 +257,9 @@ def group_means(loss: Loss, params: Tree, batch: Batch, groups: Groups) -> Float
     return jax.ops.segment_sum(jnp.where(shares != 0, shares.astype(wide.dtype) * wide, 0.0), member, groups.count)
 
 
-def _membership(loss: Loss, batch: Batch, groups: Groups, given: Any) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
+def _membership(
+    loss: Loss, batch: Batch, groups: Groups, given: Any, axis_name: AxisName | None = None
+) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
     """The group of each example (`count` where it is in none), and what it counts in its group's mean."""
     size = _validate.batch("batch", batch)
     numbers = groups.of(batch)
@@ -231,7 +271,8 @@ def _membership(loss: Loss, batch: Batch, groups: Groups, given: Any) -> tuple[I
     # An index below 0 would count from the end.
     member = jnp.where((numbers >= 0) & (numbers < groups.count), numbers, groups.count)
     weights = example_weights(loss, batch, size, given)
-    return member, ratio(weights, jax.ops.segment_sum(weights, member, groups.count + 1)[member])
+    totals = _axes.total(jax.ops.segment_sum(weights, member, groups.count + 1), axis_name)
+    return member, ratio(weights, totals[member])
 
 
 def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tuple[Float[Array, " batch"], Tree]:
@@ -261,15 +302,6 @@ def microbatched(
         return split(params, pad(batch, extra), jnp.pad(weights, (0, extra)))
 
     return run
-
-
-def chunks(data: Any, size: int, chunk_size: int | None) -> Iterator[tuple[Any, int]]:
-    """A data set piece by piece, on the host: all of one length, the last filled up; with how many examples are real."""
-    length = size if chunk_size is None else min(chunk_size, size)
-    for begin in range(0, size, length):
-        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + length], data)
-        real = min(length, size - begin)
-        yield pad(part, length - real), real
 
 
 def pad(batch: Any, extra: int) -> Any:

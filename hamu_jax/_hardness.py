@@ -22,7 +22,7 @@ class Regime(enum.IntEnum):
     INFEASIBLE = 3
     """No step within the radius meets the requirement."""
     UNCONSTRAINED = 4
-    """The rule requires nothing (gradient difference, for example)."""
+    """The rule requires nothing of a step (gradient difference, for example)."""
 
 
 class Hardness(NamedTuple):
@@ -57,7 +57,8 @@ class Hardness(NamedTuple):
       total_retain_change: predicted change of the retain loss, summed over blocks.
       total_forget_change: predicted change of the forget loss, summed over blocks.
       unavoidable: the objective that is not guaranteed gets worse, to first order, under this step: for HAMU-Q the
-        retain loss rises, for HAMU-U the forget loss falls. Consider stopping.
+        retain loss rises, for HAMU-U the forget loss falls. Consider stopping. With a rule that requires nothing it says
+        only that this step raises the retain loss (never true of `rules.gru`); another step might not.
       stopping_quantity: the paper's `sum_b r_b sqrt(rr_b ff_b - kappa_b^2) / |g_r,b|` (its stopping criterion).
       stopping_criterion: whether `total_improvement` exceeds it. Blind to the sign of `kappa`: true for opposed gradients,
         the easiest case, as well.

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hamu_jax import _optional, _validate
-from hamu_jax._gradients import Loss, chunks, example_weights, per_example
+from hamu_jax._chunks import chunks
+from hamu_jax._gradients import Loss, example_weights, per_example
 
 
 class MembershipAUC(NamedTuple):

@@ -3,11 +3,12 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax._metrics_predictions import Apply, Metric, log_probabilities, log_probability
+from hamu_jax._metrics_predictions import Apply, Metric, log_probability, lowest_log
 
 
 def min_k(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metric:
@@ -90,14 +91,16 @@ def _lowest(fraction: float) -> _Lowest:
 
 
 def _standardised(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
-    """The label's log-probability in standard deviations from the prediction's own mean."""
-    logs = log_probabilities(logits)
-    mean = jnp.sum(jnp.exp(logs) * logs, axis=-1)
-    deviations = logs - mean[..., None]
-    spread = jnp.sqrt(jnp.sum(jnp.exp(logs) * deviations**2, axis=-1))
+    """The label's log-probability in standard deviations from the prediction's own mean.
+
+    Of logits relative to the largest, which differ from log-probabilities by a constant: those of nearly equal tokens are all
+    rounded as numbers of the size of log(vocabulary) are, and of equal ones the score would be rounding over rounding.
+    """
+    relative = jnp.maximum(logits - jnp.max(logits, axis=-1, keepdims=True), lowest_log(logits))
+    shares = jax.nn.softmax(logits)
+    mean = jnp.sum(shares * relative, axis=-1, keepdims=True)
+    deviations = relative - mean
+    spread = jnp.sqrt(jnp.sum(shares * deviations**2, axis=-1))
     own = jnp.take_along_axis(deviations, labels[..., None], axis=-1)[..., 0]
-    limits = jnp.finfo(logits.dtype)
-    noise = 8 * limits.eps * jnp.abs(mean)  # rounding of a log-probability: a uniform prediction has no more
-    # The second keeps the score of a token that a one-hot prediction excludes finite.
-    floor = jnp.maximum(noise, jnp.sqrt(limits.tiny))
-    return jnp.where(jnp.abs(own) <= noise, 0.0, own / jnp.maximum(spread, floor))
+    # The score of a token that a one-hot prediction excludes stays finite.
+    return own / jnp.maximum(spread, jnp.sqrt(jnp.finfo(logits.dtype).tiny))

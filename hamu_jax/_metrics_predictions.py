@@ -45,7 +45,7 @@ class Metric:
         return jnp.where(self._counted(labels), self.pool(values, labels >= 0), 0.0)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """1 for an example, 0 for one that is all padding."""
+        """1 for an example or a sequence of whatever length, 0 for one that is all padding."""
         return self._counted(self._labels(batch)).astype(jnp.float32)
 
     def _labels(self, batch: Any) -> Int[Array, "*labels"]:
@@ -187,9 +187,14 @@ def _exp_mean(values: Float[Array, "*labels"], real: Bool[Array, "*labels"]) -> 
     return jnp.exp(_mean(values, real))
 
 
-def log_probabilities(logits: Float[Array, "*labels classes"]) -> Float[Array, "*labels classes"]:
-    """Finite, and with finite squares, also for classes that a logit of -inf rules out: `0 * -inf` is NaN."""
-    return jnp.maximum(jax.nn.log_softmax(logits), -jnp.sqrt(jnp.finfo(logits.dtype).max) / 4)
+def lowest_log(logits: Float[Array, "*labels classes"]) -> Float[Array, ""]:
+    """Stands for a logarithm of 0, of a class that a logit of -inf rules out: `0 * -inf` is NaN. Its square is finite too."""
+    return -jnp.sqrt(jnp.finfo(logits.dtype).max) / 4
+
+
+def _log_probabilities(logits: Float[Array, "*labels classes"]) -> Float[Array, "*labels classes"]:
+    """Of all classes, finite."""
+    return jnp.maximum(jax.nn.log_softmax(logits), lowest_log(logits))
 
 
 def log_probability(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
@@ -220,7 +225,7 @@ def _agree(
 def _entropy(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
     """The entropy of each prediction."""
     del labels
-    logs = log_probabilities(logits)
+    logs = _log_probabilities(logits)
     return -jnp.sum(jnp.exp(logs) * logs, axis=-1)
 
 
@@ -230,5 +235,5 @@ def _divergence(
     """At least 0, which rounding can miss."""
     del labels
     dtype = jnp.promote_types(logits.dtype, reference.dtype)
-    model, other = (log_probabilities(x.astype(dtype)) for x in (logits, reference))
+    model, other = (_log_probabilities(x.astype(dtype)) for x in (logits, reference))
     return jnp.maximum(optax.losses.kl_divergence_with_log_targets(model, other), 0.0)

@@ -51,7 +51,7 @@ def step_requests(
       protected: whether the retain gradient has a leading axis of groups.
     """
     objective = jax.tree.map(lambda x: jnp.mean(x, axis=0), retain) if protected else retain
-    blocks = partition(objective, settings.blocks)
+    blocks = partition(objective, settings.blocks, settings.shard_axis)
     stacks = [jax.tree.map(lambda x: x[None], objective), jax.tree.map(jnp.negative, forget)]
     stacks += [retain] if protected else []
     raw = _joint_gram(stacks, blocks)

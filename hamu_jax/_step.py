@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from hamu_jax._axes import AxisName
 from hamu_jax._blocks import Blocks, Partition, partition
 from hamu_jax._budget import Budget, Distribution, shares
 from hamu_jax._gram import Residual, Tree, combine, gram, ratio, residual
@@ -16,12 +17,13 @@ from hamu_jax.rules import Combination, Problem, Rule
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What stays the same from step to step: the rule and how blocks share the budget."""
+    """What stays the same from step to step: the rule, how blocks share the budget, how devices share the gradients."""
 
     rule: Rule
     blocks: Blocks
     distribution: Distribution
     clip_norm: float | None
+    shard_axis: AxisName | None = None
 
 
 class Measurement(NamedTuple):
@@ -91,7 +93,7 @@ def step(
     retain: Tree, forget: Tree, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
 ) -> tuple[Tree, Hardness]:
     """The update (to be subtracted) and what was measured on the way."""
-    blocks = partition(retain, settings.blocks)
+    blocks = partition(retain, settings.blocks, settings.shard_axis)
     rows = order(retain, forget, settings.rule)
     measured = measure(rows, blocks, settings.clip_norm)
     budget = allocate(measured, improvement, radius, settings)

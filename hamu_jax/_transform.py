@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from hamu_jax import _validate, rules
+from hamu_jax import _axes, _validate, rules
+from hamu_jax._axes import AxisName
 from hamu_jax._blocks import Blocks
 from hamu_jax._budget import Distribution
 from hamu_jax._gram import Tree, accumulation_dtype
@@ -31,6 +32,8 @@ def combine(
     clip_norm: float | None = None,
     num_requests: int | None = None,
     retain_axis: int | None = None,
+    axis_name: AxisName | None = None,
+    shard_axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes any combination rule an optax transformation of the retain and the forget gradient.
 
@@ -38,6 +41,9 @@ def combine(
     `forget_grads`, and returns the combination that the rule decides, to be subtracted (`optax.sgd`). Sums over
     parameters are formed in float32 or wider and the result has the retain gradient's dtype. If a gradient is not finite
     the result is zero and `get_hardness(state).finite` says in which block.
+
+    A rule that requires nothing (`rules.gdiff`, `rules.nash`, ...) ignores `improvement`, `radius` and `distribution`: they
+    only enter the thresholds that the state reports.
 
     Args:
       rule: one of `hamu_jax.rules`.
@@ -48,10 +54,12 @@ def combine(
       clip_norm: as in `transform`.
       num_requests: as in `transform`, for a rule that takes many requests (`rules.projected`).
       retain_axis: as in `transform`, for such a rule.
+      axis_name: as in `transform`.
+      shard_axis_name: as in `transform`.
 
     Returns:
       The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
-      missing `forget_grads` or pytrees that differ, naming the first path.
+      missing `forget_grads`, pytrees that differ, naming the first path, or an axis that is not there.
 
     Raises:
       ValueError: for a negative number or an unknown name.
@@ -63,9 +71,18 @@ def combine(
         _validate.number("radius", radius)
     _validate.options(blocks, distribution, clip_norm)
     _validate.axis("retain_axis", retain_axis)
-    settings = Settings(rule, blocks, distribution, clip_norm)
+    _validate.axis_name("axis_name", axis_name)
+    _validate.axis_name("shard_axis_name", shard_axis_name)
+    settings = Settings(rule, blocks, distribution, clip_norm, shard_axis_name)
     if rule.many:
-        return combine_requests(improvement, radius, settings, num_requests=num_requests, protected=retain_axis is not None)
+        return combine_requests(
+            improvement,
+            radius,
+            settings,
+            num_requests=num_requests,
+            protected=retain_axis is not None,
+            axis_name=axis_name,
+        )
     if num_requests is not None or retain_axis is not None:
         raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
 
@@ -83,10 +100,11 @@ def combine(
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
         _check_gradients(updates, forget_grads)
+        retain, forget = _axes.averaged(updates, forget_grads, axis_name, shard_axis_name)
         dtype = accumulation_dtype(updates)
         required = at_step(improvement, state.step, dtype)
         longest = None if radius is None else at_step(radius, state.step, dtype)
-        combined, hardness = _launch(updates, forget_grads, required, longest, settings)
+        combined, hardness = _launch(retain, forget, required, longest, settings)
         hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
 
@@ -117,6 +135,8 @@ def transform(
     forget_axis: int | None = None,
     retain_axis: int | None = None,
     num_requests: int | None = None,
+    axis_name: AxisName | None = None,
+    shard_axis_name: AxisName | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Hardness-aware unlearning: the step that raises the forget loss as required at the least cost to the retain loss.
 
@@ -152,6 +172,13 @@ def transform(
       retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
         may get worse to first order.
       num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.
+      axis_name: inside `jax.pmap` or `jax.shard_map`, the axis (or axes) over which batches are split: both gradients are
+        those of this device's examples, and are averaged over it first, every device counting alike. Leave it out if they
+        have been averaged (`paired_value_and_grad(..., axis_name=...)`, which also weighs examples), and under `jit`, which
+        needs no names.
+      shard_axis_name: inside them, the axis over which every leaf of both gradients is split (FSDP): each device holds a
+        part, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
+        told apart; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
@@ -186,6 +213,8 @@ def transform(
         clip_norm=clip_norm,
         num_requests=num_requests,
         retain_axis=retain_axis,
+        axis_name=axis_name,
+        shard_axis_name=shard_axis_name,
     )
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from hamu_jax import _validate
+from hamu_jax import _axes, _validate
+from hamu_jax._axes import AxisName
 from hamu_jax._blocks import partition
 from hamu_jax._gram import Tree, accumulation_dtype
 from hamu_jax._requests import Requests, step_requests
@@ -18,7 +19,13 @@ _launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
 
 
 def combine_requests(
-    improvement: Number, radius: Number | None, settings: Settings, *, num_requests: int | None, protected: bool
+    improvement: Number,
+    radius: Number | None,
+    settings: Settings,
+    *,
+    num_requests: int | None,
+    protected: bool,
+    axis_name: AxisName | None,
 ) -> optax.GradientTransformationExtraArgs:
     """`combine` for a rule that takes many forget objectives; see `transform`, whose `forget_axis` leads here."""
     if not callable(improvement) and jnp.ndim(improvement) == 1:
@@ -47,10 +54,11 @@ def combine_requests(
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
         _check_gradients(updates, forget_grads, count, protected)
+        retain, forget = _axes.averaged(updates, forget_grads, axis_name, settings.shard_axis)
         dtype = accumulation_dtype(updates)
         required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
         longest = None if radius is None else at_step(radius, state.step, dtype)
-        combined, *measured = _launch(updates, forget_grads, required, longest, settings, protected=protected)
+        combined, *measured = _launch(retain, forget, required, longest, settings, protected=protected)
         hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
 

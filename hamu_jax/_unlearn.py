@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from hamu_jax import _validate
 from hamu_jax._batches import batches, is_arrays
@@ -16,7 +17,9 @@ from hamu_jax._evaluate import Evaluation, columns, evaluate
 from hamu_jax._gradients import Groups, Loss, check_data
 from hamu_jax._guarantee import Guarantee
 from hamu_jax._history import History, Row, json_row
+from hamu_jax._mesh import check_mesh
 from hamu_jax._optional import require
+from hamu_jax._sharded_batches import groups_of_padded, of_padded
 from hamu_jax._stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
 
 TAKEN = ("_length", "_scale", "_kept", "_promised", "_measured")  # columns about a step that was taken
@@ -62,6 +65,7 @@ def unlearn(
     measure_every: int = 0,
     guarantee: Guarantee | None = None,
     forget_groups: Groups | None = None,
+    mesh: Mesh | None = None,
     progress: bool = True,
 ) -> Unlearned:
     """Runs an unlearning method: batches, steps, evaluation, stopping, checkpoints, history.
@@ -94,7 +98,11 @@ def unlearn(
       forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. Every
         forget batch must hold an example of each (a `batch_size` of the whole forget set does); without one, nothing can
         be promised to its request, and so to none.
-      progress: show a progress bar on standard error.
+      mesh: run on its devices (`hamu_jax.sharding.make_mesh`): batches are split, filled up where they do not divide, and
+        parameters too if the mesh says so. On many processes (`jax.distributed`) each makes the same call; of arrays it
+        reads only the rows that its devices need, an iterable gives its share of every batch. Checkpoints can be resumed
+        on another mesh.
+      progress: show a progress bar on standard error (of the first process).
 
     Returns:
       The parameters, the history, and why the run ended.
@@ -117,7 +125,11 @@ def unlearn(
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
-    carry = first_carry(params, optimizer)
+    if mesh is not None:
+        check_mesh(mesh)
+        losses = of_padded(losses[0]), of_padded(losses[1])
+        forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
+    carry = first_carry(params, optimizer, mesh)
     store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples})
     try:
         carry, rows, end = store.restore(carry, steps)
@@ -125,15 +137,22 @@ def unlearn(
             return _result(carry, rows, end)
         start = len(rows)
         pairs = zip(
-            batches("retain", retain, sizes[0], (seed, 0), start),
-            batches("forget", forget, sizes[1], (seed, 1), start),
+            batches("retain", retain, sizes[0], (seed, 0), start, mesh=mesh),
+            batches("forget", forget, sizes[1], (seed, 1), start, mesh=mesh),
             strict=True,
         )
         step = driver_step(
-            losses, optimizer, stopping, microbatch_size=microbatch_size, guarantee=guarantee, groups=forget_groups
+            losses,
+            optimizer,
+            stopping,
+            microbatch_size=microbatch_size,
+            guarantee=guarantee,
+            groups=forget_groups,
+            like=carry,
+            mesh=mesh,
         )
-        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every)
-        end = run.until(steps, show=progress)
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every, mesh)
+        end = run.until(steps, show=progress and jax.process_index() == 0)
         store.save(end["steps"], run.carry, run.rows, end)
         return _result(run.carry, run.rows, end)
     finally:
@@ -153,6 +172,7 @@ class _Run:
     stopping: Stopping
     store: Store
     measure_every: int
+    mesh: Mesh | None
     last: Any = None
     pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
 
@@ -202,7 +222,7 @@ class _Run:
         measure = self.measure_every > 0 and number % self.measure_every == 0
         self.carry, row = self.step.run(self.carry, *pair, measure=measure)
         self.pending.append(({"step": number, **measured}, row, pair))
-        return self._collect(leave=AHEAD)
+        return self._collect(leave=_ahead(self.mesh))
 
     def _collect(self, *, leave: int) -> Row | None:
         """Reads the rows of dispatched steps, but for the last few; if one halted the run, ends it there."""
@@ -234,7 +254,13 @@ class _Run:
         wanted = self.evaluation
         if wanted is None:
             return {}
-        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, batch_size=wanted.batch_size))
+        options: dict[str, Any] = {"batch_size": wanted.batch_size, "mesh": self.mesh}
+        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, **options))
+
+
+def _ahead(mesh: Mesh | None) -> int:
+    """How many steps may be dispatched ahead: none on several CPU devices, whose steps can wait for each other for ever."""
+    return 0 if mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else AHEAD
 
 
 def _progress_text(rows: list[Row]) -> str:

@@ -22,6 +22,13 @@ def axis(name: str, value: Any) -> None:
         raise ValueError(f"{name}: got {value!r}, expected None or 0")
 
 
+def axis_name(name: str, value: Any) -> None:
+    """Checks the name of an axis of devices, or names."""
+    names = value if isinstance(value, tuple) else (value,)
+    if value is not None and not (names and all(isinstance(one, str) and one for one in names)):
+        raise ValueError(f"{name}: got {value!r}, expected None, the name of an axis, or a tuple of names")
+
+
 def number(name: str, value: Any, *, positive: bool = False, many: bool = False) -> None:
     """Checks a number that must be finite and at least 0 (above 0 with `positive`); lets tracers and schedules through.
 

@@ -33,6 +33,7 @@ SEQUENCES = {
     **{f"min_k {f}": metrics.min_k(apply, fraction=f) for f in FRACTIONS},
     **{f"min_k_plus_plus {f}": metrics.min_k_plus_plus(apply, fraction=f) for f in FRACTIONS},
 }
+PLUS_PLUS = jax.jit(metrics.min_k_plus_plus(apply, fraction=1.0))
 EXAMPLES = {name: metric for name, metric in SEQUENCES.items() if "min_k" not in name}
 
 
@@ -59,7 +60,7 @@ def by_hand(logits: Any, labels: Any, retrained: Any) -> dict[str, float]:
     model, other, label = log_softmax(logits[real]), log_softmax(retrained[real]), labels[real]
     own = np.array([row[i] for row, i in zip(model, label, strict=True)])
     mu = np.sum(np.exp(model) * model, axis=-1)
-    sigma = np.sqrt(np.sum(np.exp(model) * model**2, axis=-1) - mu**2)
+    sigma = np.sqrt(np.sum(np.exp(model) * (model - mu[:, None]) ** 2, axis=-1))
     return {
         "accuracy": np.mean(model.argmax(axis=-1) == label),
         "entropy": np.mean(-mu),
@@ -158,17 +159,25 @@ def test_the_same_model() -> None:
 
 def test_min_k_plus_plus_without_spread() -> None:
     """All tokens alike: the score is 0, not rounding over rounding."""
-    metric = metrics.min_k_plus_plus(apply, fraction=1.0)
     for level in (0.0, 37.3):
         logits = np.full((1, 1, 50_000), level, np.float32)
-        np.testing.assert_array_equal(metric(logits, {"label": np.array([[7]])}), 0)
+        np.testing.assert_array_equal(PLUS_PLUS(logits, {"label": np.array([[7]])}), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-2, 3.0])
+def test_min_k_plus_plus_of_a_large_vocabulary(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=scale, size=(1, 1, 50_000)).astype(np.float32)
+    label = rng.integers(0, 50_000, (1, 1))
+    expected = by_hand(logits[0], label[0], logits[0])["min_k_plus_plus 1.0"]
+    np.testing.assert_allclose(PLUS_PLUS(logits, {"label": label}), [expected], rtol=3e-6)
 
 
 def certain(gap: float) -> tuple[float, float]:
     """Min-k%++ of the likely token and of one of three others, whose logits are lower by `gap`."""
     logits = np.zeros((2, 1, 4), np.float32)
     logits[:, :, 0] = gap
-    likely, unlikely = metrics.min_k_plus_plus(apply, fraction=1.0)(logits, {"label": np.array([[0], [1]])})
+    likely, unlikely = PLUS_PLUS(logits, {"label": np.array([[0], [1]])})
     return float(likely), float(unlikely)
 
 
@@ -190,9 +199,10 @@ def test_min_k_plus_plus_where_the_rest_has_no_probability_in_float32() -> None:
 def test_how_many_tokens_count_is_rounded_down_but_never_to_none() -> None:
     logits = np.log(np.array([0.5, 0.25, 0.125, 0.0625], np.float32))
     logits = np.stack([logits, np.log1p(-np.exp(logits))], axis=-1)[None]
-    for fraction, count in ((0.01, 1), (0.49, 1), (0.5, 2), (0.74, 2), (0.75, 3), (1, 4)):
-        got = metrics.min_k(apply, fraction=fraction)(logits, {"label": np.zeros((1, 4), int)})
-        np.testing.assert_allclose(got, [logits[0, -count:, 0].mean()], rtol=1e-6)
+    counts = {0.01: 1, 0.49: 1, 0.5: 2, 0.74: 2, 0.75: 3, 1: 4}
+    named = [metrics.min_k(apply, fraction=fraction) for fraction in counts]
+    got = jax.jit(lambda *args: [metric(*args)[0] for metric in named])(logits, {"label": np.zeros((1, 4), int)})
+    np.testing.assert_allclose(got, [logits[0, -count:, 0].mean() for count in counts.values()], rtol=1e-6)
 
 
 def test_they_compose_with_evaluate() -> None:
@@ -209,6 +219,22 @@ def test_they_compose_with_evaluate() -> None:
     rows = [by_hand(logits[i], batch["label"][i], batch["retrained"][i]) for i in (1, 2, 3, 5)]
     for column, name in (("loss", "probability"), ("accuracy", "accuracy"), ("min_k", "min_k 0.5")):
         np.testing.assert_allclose(got[f"test/{column}"], np.mean([row[name] for row in rows]), rtol=1e-5)
+
+
+def test_a_loss_weighted_by_tokens_makes_it_the_accuracy_of_all_tokens() -> None:
+    class Loss:
+        def __call__(self, params: Any, batch: Any) -> Any:
+            del params
+            return jnp.zeros(batch["label"].shape[0])
+
+        def weights(self, batch: Any) -> Any:
+            return jnp.sum(batch["label"] >= 0, axis=1, dtype=jnp.int32)
+
+    logits, batch = sequences(7)
+    metric = metrics.accuracy(lambda _, batch: batch["logits"])
+    got = hamu_jax.evaluate(Loss(), 0.0, {"test": {**batch, "logits": logits}}, {"accuracy": metric})
+    real = batch["label"] >= 0
+    np.testing.assert_allclose(got["test/accuracy"], np.mean(logits.argmax(axis=-1)[real] == batch["label"][real]), rtol=1e-6)
 
 
 def test_padding_agrees_with_cross_entropy() -> None:

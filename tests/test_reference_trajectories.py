@@ -12,13 +12,12 @@ import numpy as np
 import optax
 import pytest
 from problems import PLAIN_COMPILE
+from reference_mlp import TENSORS, flatten, mlp, unflatten
 
 import hamu_jax
 from hamu_jax import Regime
 
 DATA = Path(__file__).parent / "data" / "trajectories.npz"
-SHAPES = {"0.weight": (32, 20), "0.bias": (32,), "2.weight": (16, 32), "2.bias": (16,), "4.weight": (5, 16), "4.bias": (5,)}
-TENSORS = tuple(SHAPES)
 LEARNING_RATE = 0.05
 DISTRIBUTIONS = {
     "gradnorm": "grad_norm",
@@ -40,26 +39,6 @@ def load() -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     with np.load(DATA, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files if name != "index_json"}
         return json.loads(str(file["index_json"])), arrays
-
-
-def unflatten(weights: jax.Array) -> dict[str, jax.Array]:
-    """The tensors from one array `[1285]`."""
-    ends = np.cumsum([np.prod(shape) for shape in SHAPES.values()])
-    return {name: part.reshape(SHAPES[name]) for name, part in zip(TENSORS, jnp.split(weights, ends[:-1]), strict=True)}
-
-
-def flatten(params: dict[str, jax.Array]) -> jax.Array:
-    """The inverse of `unflatten`."""
-    return jnp.concatenate([params[name].ravel() for name in TENSORS])
-
-
-def mlp(params: dict[str, jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
-    """Logits; weights are `[out, in]`."""
-    x = batch["x"]
-    for layer in ("0", "2", "4"):
-        x = x @ params[f"{layer}.weight"].T + params[f"{layer}.bias"][None]
-        x = x if layer == "4" else jax.nn.relu(x)
-    return x
 
 
 def differentiate(weights: jax.Array, retain: Any, forget: Any) -> Any:

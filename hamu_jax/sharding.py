@@ -1,0 +1,78 @@
+"""Many devices: meshes, where parameters and batches lie on them, and the gradients of both objectives across them.
+
+A mesh has three axes. `data` splits batches. `objective` (1 or 2) has one half of the devices differentiate the retain loss
+while the other half differentiates the forget loss. `fsdp` splits parameters, gradients and updates (and batches too).
+`hamu_jax.unlearn(..., mesh=mesh)` does the rest; under `jit` any step works unchanged on arrays placed with `shard_params`
+and `shard_batch`. `pmap_step` is the same step for those who write `jax.pmap`.
+"""
+
+from typing import Any
+
+import jax
+import optax
+from jaxtyping import Array
+
+from hamu_jax._gradients import Groups, Loss, Paired
+from hamu_jax._gradients import paired_value_and_grad as on_one_device
+from hamu_jax._gram import Tree
+from hamu_jax._mesh import make_mesh, param_shardings, parse_mesh, shard_params
+from hamu_jax._sharded_batches import Padded, of_padded, shard_batch, split_batch
+from hamu_jax._sharded_gradients import paired_value_and_grad
+
+__all__ = [
+    "Padded",
+    "make_mesh",
+    "of_padded",
+    "paired_value_and_grad",
+    "param_shardings",
+    "parse_mesh",
+    "pmap_step",
+    "shard_batch",
+    "shard_params",
+    "split_batch",
+]
+
+
+def pmap_step(
+    loss: Loss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    forget_loss: Loss | None = None,
+    microbatch_size: int | None = None,
+    forget_groups: Groups | None = None,
+    axis_name: str = "devices",
+) -> Any:
+    """One unlearning step under `jax.pmap`: batches split over devices, gradients averaged, the same update on each.
+
+    Args:
+      loss: as in `paired_value_and_grad`.
+      optimizer: an optax chain with one transform of ours, without `axis_name`: the gradients arrive averaged.
+      forget_loss: the loss of the forget batch if it is another one.
+      microbatch_size: examples that are differentiated at once on each device.
+      forget_groups: the requests, as in `paired_value_and_grad`.
+      axis_name: of the pmapped axis.
+
+    Returns:
+      `step(params, state, retain, forget) -> (params, state, losses)`, with batches from `split_batch`, and parameters and
+      state as one has them on one device. Those that come back lie on all devices, and are consumed by the next call.
+
+    Example:
+      >>> import jax.numpy as jnp, hamu_jax
+      >>> loss = lambda w, batch: (batch["x"] @ w - batch["y"]) ** 2
+      >>> tx = hamu_jax.hamu(0.1, 0.5, distribution="relative")
+      >>> batch = hamu_jax.sharding.split_batch({"x": jnp.eye(2), "y": jnp.array([1.0, 2.0])}, jax.local_device_count())
+      >>> params, state, losses = hamu_jax.sharding.pmap_step(loss, tx)(jnp.zeros(2), tx.init(jnp.zeros(2)), batch, batch)
+      >>> print(losses.forget)
+      2.5
+    """
+    paired = on_one_device(
+        loss, forget_loss=forget_loss, microbatch_size=microbatch_size, forget_groups=forget_groups, axis_name=axis_name
+    )
+
+    def step(params: Tree, state: Any, retain: Padded, forget: Padded) -> tuple[Tree, Any, Paired[Array]]:
+        weights = {"retain_weights": retain.weights, "forget_weights": forget.weights}
+        losses, grads = paired(params, retain.batch, forget.batch, **weights)
+        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
+        return optax.apply_updates(params, updates), state, losses
+
+    return jax.pmap(step, axis_name, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=(0, 1))
