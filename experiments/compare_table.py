@@ -178,9 +178,9 @@ def chosen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     """A panel a method: its points and its front over the mean of seeds, the chosen setting, full and retrained."""
-    names, columns = results.config.methods, 4
+    names, columns = results.config.methods, 6
     height = -(-len(names) // columns)
-    figure = Figure(figsize=(11, 2.3 * height + 0.6), layout="constrained")
+    figure = Figure(figsize=(12, 2.1 * height + 0.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     clouds = {name: np.mean(results.over_seeds(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
     for axes, name in zip(panels, names, strict=False):
@@ -202,13 +202,14 @@ def _panel(axes: Any, cloud: np.ndarray, rows: Mapping[str, Mapping[str, Any]], 
         numbers = rows[model]["numbers"]
         place = (numbers["test forget/accuracy"][0], numbers["test retain/accuracy"][0])
         axes.plot(*place, marker, color=color, markersize=9 if marker == "*" else 5, zorder=4)
+    full = rows["full"]["numbers"]["test retain/accuracy"][0]
     axes.set_title(f"{name}  ({rows[name]['numbers']['hypervolume'][0]:.3f})", fontsize=9)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(0.8, 1.0)
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_ylim(full - 0.06, full + 0.02)
     axes.grid(alpha=0.25)
 
 
 def _front(axes: Any, cloud: np.ndarray, **style: Any) -> None:
     """A Pareto front, as the staircase that it is."""
     front = cloud[pareto_front(cloud, maximise=(False, True))]
-    axes.step(*np.concatenate([front, [[1.03, front[-1, 1]]]]).T, where="post", **style)
+    axes.step(*np.concatenate([front, [[1.04, front[-1, 1]]]]).T, where="post", **style)
