@@ -114,22 +114,27 @@ def _original_loss(batch: Any) -> jax.Array:
 
 
 def _kl(subject: Subject) -> Loss:
+    """Divergence from the original model."""
     return objectives.kl(subject.loss.apply, _teacher)
 
 
 def _scrub(subject: Subject) -> Loss:
+    """SCRUB's mixture."""
     return objectives.scrub(subject.loss, _kl(subject))
 
 
 def _npo(subject: Subject) -> Loss:
+    """NPO, to be lowered, and so turned round."""
     return objectives.lowered(objectives.npo(subject.loss, _original_loss))
 
 
 def _simnpo(subject: Subject) -> Loss:
+    """SimNPO, likewise."""
     return objectives.lowered(objectives.simnpo(subject.loss))
 
 
 def _random(subject: Subject) -> Loss:
+    """Cross-entropy with the wrong labels that `prepare` drew, likewise."""
     return objectives.lowered(objectives.cross_entropy(subject.loss.apply, label="random"))
 
 
