@@ -1,4 +1,4 @@
-"""Named axes of `jax.pmap` and `jax.shard_map`: sums over devices, and what is the same on all of them.
+"""Devices: sums over named axes of `jax.pmap` and `jax.shard_map`, what is the same on all, and what each does by itself.
 
 `shard_map` tracks by default (`check_vma=True`) over which axes an array varies, and then the gradient with respect to
 parameters that are the same on every device arrives already summed over the devices. Averaging that again would take a
@@ -6,10 +6,14 @@ step as many times too long as there are devices, silently. So whatever is diffe
 (`own`), and what comes in to be averaged must vary (`mean`).
 """
 
+import contextlib
+import math
+from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
 
 AxisName: TypeAlias = str | tuple[str, ...]
@@ -77,6 +81,28 @@ def total_of_shards(leaves: list[Array], axis: AxisName | None) -> list[Array]:
         return leaves
     first = jax.lax.axis_index(axis) == 0
     return [x if _varies(x, axis) else jnp.where(first, x, jnp.zeros_like(x)) for x in leaves]
+
+
+def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
+    """Lets `by_device` know, while tracing, over which devices `jit` splits the work."""
+    return contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def by_device(function: Callable[[Any, Any], T], size: int) -> Callable[[Any, Any], T]:
+    """`function(params, examples)`, for which each device takes its own of `size` independent examples.
+
+    Left to itself, XLA's partitioner gives wrong gradients, silently, for a convolution that is differentiated for each
+    example (`vmap(grad)`) when the examples are split over devices (jax 0.10.2). So the split is made here, on the mesh in
+    whose context (`within`, or `jax.set_mesh`) this is traced; parameters are whole on every device meanwhile.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto)
+    pieces = math.prod(mesh.shape[name] for name in axes)
+    if pieces == 1:
+        return function
+    split = PartitionSpec(axes) if size % pieces == 0 else PartitionSpec()
+    options: dict[str, Any] = {"in_specs": (PartitionSpec(), split), "out_specs": split, "axis_names": set(axes)}
+    return jax.shard_map(function, **options, check_vma=False)
 
 
 def _is_tracked(axis: AxisName) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hamu_jax import _validate
+from hamu_jax import _axes, _validate
 from hamu_jax._chunks import chunks
 from hamu_jax._gradients import Loss, example_weights, per_example, weighted_sum
 from hamu_jax._gram import Tree, accumulation_dtype, ratio
@@ -56,13 +56,14 @@ def profile(
     """A number an example over a data set, NaN for padding."""
     values: list[np.ndarray] = []
     for part, real in chunks(data, _validate.batch("data", data), microbatch_size, mesh):
-        values.append(np.asarray(_numbers(function, loss, params, part, *direction, place=replicated(mesh)))[:real])
+        values.append(np.asarray(_numbers(function, loss, params, part, *direction, mesh=mesh))[:real])
     return np.concatenate(values)
 
 
-@functools.partial(jax.jit, static_argnames=("function", "loss", "place"))
-def _numbers(function: Any, loss: Loss, params: Tree, part: Any, *direction: Tree, place: Any) -> Array:
+@functools.partial(jax.jit, static_argnames=("function", "loss", "mesh"))
+def _numbers(function: Any, loss: Loss, params: Tree, part: Any, *direction: Tree, mesh: Mesh | None) -> Array:
     """A number an example, NaN for padding, where every process may read it."""
-    numbers = function(loss, params, part, *direction)
+    with _axes.within(mesh):
+        numbers = function(loss, params, part, *direction)
     numbers = jnp.where(example_weights(loss, part, numbers.shape[0], None) != 0, numbers, jnp.nan)
-    return numbers if place is None else jax.lax.with_sharding_constraint(numbers, place)
+    return numbers if mesh is None else jax.lax.with_sharding_constraint(numbers, replicated(mesh))

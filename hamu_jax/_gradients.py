@@ -281,7 +281,8 @@ def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tup
     def one(params: Tree, example: Batch) -> Array:
         return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
 
-    return jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))(params, examples)
+    each = jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))
+    return _axes.by_device(each, _validate.batch("batch", examples))(params, examples)
 
 
 def microbatched(

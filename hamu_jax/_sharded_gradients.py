@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from hamu_jax import _validate
+from hamu_jax import _axes, _validate
 from hamu_jax._gradients import Batch, Groups, Loss, Paired, PairedGradient, paired_partials
 from hamu_jax._gradients import paired_value_and_grad as on_one_device
 from hamu_jax._gram import Tree
@@ -55,7 +55,8 @@ def paired_value_and_grad(
     places = Paired(shardings, shardings if forget_groups is None else stacked)
 
     def placed(*args: Any, **weights: Any) -> tuple[Paired[Array], Paired[Tree]]:
-        values, grads = paired(*args, **weights)
+        with _axes.within(mesh):
+            values, grads = paired(*args, **weights)
         return values, jax.lax.with_sharding_constraint(grads, places)
 
     return placed
