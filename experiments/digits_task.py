@@ -1,4 +1,4 @@
-"""The task that several experiments share: a small convolutional network on digits, one class of which is to be forgotten."""
+"""The task that several experiments share: a small network on digits, one class of which is to be forgotten."""
 
 import dataclasses
 from typing import Any
@@ -48,11 +48,11 @@ class Task:
         )
 
 
-def build(forget_class: int, seed: int) -> Task:
-    """The task of forgetting one digit."""
+def build(forget_class: int, seed: int, model: Any = CNN) -> Task:
+    """The task of forgetting one digit, with a network of the class `model`."""
     split = digits.load(seed)
     parts = {name: digits.by_class(examples, forget_class) for name, examples in split._asdict().items()}
-    graph, start = nnx.split(CNN(classes=10, rngs=nnx.Rngs(seed)))
+    graph, start = nnx.split(model(classes=10, rngs=nnx.Rngs(seed)))
 
     def logits(params: Any, batch: Any) -> Any:
         return nnx.merge(graph, params)(batch["image"])

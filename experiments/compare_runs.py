@@ -1,0 +1,249 @@
+"""The comparison's runs: which settings there are, one run of one of them, and the file that it leaves behind."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+import hamu_jax
+from experiments import digits_task, methods
+from experiments.data import digits
+from experiments.models.mlp import MLP
+from hamu_jax import metrics, report
+
+Record: TypeAlias = dict[str, Any]
+WATCHED = ("validation retain", "validation forget", "test retain", "test forget")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The comparison's settings. Every method gets the same data, batches, steps, clipping, and number of settings.
+
+    Attributes:
+      dataset: what is compared on.
+      out: where the runs and the results go.
+      methods: names in `experiments.methods.METHODS`.
+      seeds: each of them is the seed of a split, of initial weights, of training and of unlearning.
+      learning_rates: of methods without a required improvement.
+      promise_learning_rates: of methods with one; each with each of `improvements`.
+      improvements: required improvements, cosines between a step and the forget gradient (HAMU-U: the retain gradient).
+      forget_class: the digit to forget.
+      epochs: of training.
+      steps: of unlearning, the same for all.
+      batch_size: of unlearning, from either set.
+      clip_norm: to which both gradients are clipped.
+      evaluations: how often a run is evaluated on its way, for the Pareto picture.
+      groups: how many requests the forget set is divided into, for methods with a promise to each.
+      smoke: a reduced scale, to see that it works.
+      timing: measure the time of a step instead of running the comparison; on a quiet machine.
+    """
+
+    dataset: str = "digits"
+    out: Path = Path("compare-out")
+    methods: tuple[str, ...] = tuple(methods.METHODS)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    learning_rates: tuple[float, ...] = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0)
+    promise_learning_rates: tuple[float, ...] = (0.01, 0.05, 0.2)
+    improvements: tuple[float, ...] = (0.1, 0.3, 0.5)
+    forget_class: int = 3
+    epochs: int = 25
+    steps: int = 100
+    batch_size: int = 128
+    clip_norm: float = 1.0
+    evaluations: int = 5
+    groups: int = 10
+    smoke: bool = False
+    timing: bool = False
+
+
+SMOKE: dict[str, Any] = {
+    "methods": ("gdiff", "hamu-q"),
+    "seeds": (0,),
+    "learning_rates": (0.02, 0.2),
+    "promise_learning_rates": (0.1,),
+    "improvements": (0.1, 0.3),
+    "epochs": 2,
+    "steps": 4,
+    "evaluations": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One column of the grid: a method with its hyper-parameters."""
+
+    method: str
+    learning_rate: float
+    improvement: float
+
+    def file(self, seed: int) -> str:
+        """The name of the file that a run leaves."""
+        return f"{self.method}-lr{self.learning_rate:g}-q{self.improvement:g}-seed{seed}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What all runs of one seed share.
+
+    Attributes:
+      seed: of everything.
+      subject: the model that is to forget.
+      retain: the retain set, as `methods.prepare` made it.
+      splits: what is evaluated, with the retrained model's logits as `retrained`.
+      retrained: the retrained model's parameters.
+    """
+
+    seed: int
+    subject: methods.Subject
+    retain: Any
+    splits: dict[str, Any]
+    retrained: Any
+
+
+def grid(config: Config) -> list[Setting]:
+    """All settings of all methods."""
+    settings = []
+    for name in config.methods:
+        promises = methods.METHODS[name].promises
+        rates = config.promise_learning_rates if promises else config.learning_rates
+        settings += [Setting(name, rate, q) for rate in rates for q in (config.improvements if promises else (0.0,))]
+    return settings
+
+
+def case(config: Config, seed: int) -> Case:
+    """Trains the full and the retrained model of one seed, and evaluates nothing yet."""
+    task = digits_task.build(config.forget_class, seed, MLP)
+    full = task.train(task.split.train, config.epochs, "full")
+    retrained = task.train(task.parts["train"][0], config.epochs, "retrained")
+    splits = {
+        name: methods.prepare(task.loss, full, part, classes=10, groups=config.groups, seed=seed)
+        for name, part in _named(task.parts).items()
+    }
+    retain, forget = (dict(splits[name]) for name in ("retain", "forget"))
+    known, groups = jax.jit(task.loss.apply), hamu_jax.Groups(_group, config.groups)
+    for part in splits.values():
+        part["retrained"] = np.asarray(known(retrained, part))
+    return Case(seed, methods.Subject(task.loss, full, forget, groups), retain, splits, retrained)
+
+
+def _group(batch: Any) -> Any:
+    """The number of each example's request."""
+    return batch["group"]
+
+
+def _named(parts: digits_task.Parts) -> dict[str, digits.Examples]:
+    """The training parts as `retain` and `forget`, the others by their names."""
+    return {
+        kind if name == "train" else f"{name} {kind}": part
+        for name, both in parts.items()
+        for kind, part in zip(("retain", "forget"), both, strict=True)
+    }
+
+
+def build(config: Config, setting: Setting, subject: methods.Subject) -> methods.Built:
+    """The method of a setting."""
+    return methods.build(
+        methods.METHODS[setting.method],
+        subject,
+        learning_rate=setting.learning_rate,
+        improvement=setting.improvement,
+        clip_norm=config.clip_norm,
+    )
+
+
+def run(config: Config, setting: Setting, case: Case) -> Record:
+    """One run: what it ended with, and the accuracies on its way."""
+    built = build(config, setting, case.subject)
+    watched = {name: case.splits[name] for name in WATCHED}
+    evaluation = hamu_jax.Evaluation(watched, _wanted(case), every=-(-config.steps // config.evaluations))
+    result = hamu_jax.unlearn(
+        built.loss,
+        case.subject.params,
+        case.retain,
+        case.subject.forget,
+        built.optimizer,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        seed=case.seed,
+        evaluation=evaluation,
+        progress=False,
+        **built.options,
+    )
+    way = {name: result.history.measured(f"{name}/accuracy") for name in WATCHED}
+    return {
+        "status": result.status,
+        "steps": result.steps,
+        "measured": measure(case, result.params),
+        "way": {name: {"step": steps.tolist(), "accuracy": values.tolist()} for name, (steps, values) in way.items()},
+    }
+
+
+def measure(case: Case, params: Any) -> dict[str, float | None]:
+    """Loss, accuracy, divergence from and agreement with the retrained model on every split; membership inference."""
+    loss = case.subject.loss
+    found = hamu_jax.evaluate(loss, params, case.splits, _wanted(case))
+    losses = {name: metrics.values(loss, params, case.splits[name]) for name in ("retain", "forget", *WATCHED)}
+    for split in ("validation", "test"):
+        # Not finite: a model so broken that its losses overflow. It has no rank statistic.
+        values = [losses[name] for name in ("retain", "forget", f"{split} forget")]
+        whole = all(np.isfinite(x).all() for x in values)
+        found[f"{split} membership"] = metrics.membership_auc(*values).forget_test if whole else float("nan")
+    return {key: value if np.isfinite(value) else None for key, value in found.items()}
+
+
+def _wanted(case: Case) -> dict[str, metrics.Metric]:
+    """The metrics, the same on the way and at the end: one compiled program serves both."""
+    apply = case.subject.loss.apply
+    return {
+        "accuracy": metrics.accuracy(apply),
+        "kl": metrics.kl_divergence(apply, "retrained"),
+        "agreement": metrics.agreement(apply, "retrained"),
+    }
+
+
+def run_all(config: Config) -> Iterator[tuple[int, Record, dict[Setting, Record]]]:
+    """For each seed: the seed, what the full and the retrained model measure, and every setting's run."""
+    for seed in config.seeds:
+        here = case(config, seed)
+        models = {"full": measure(here, here.subject.params), "retrained": measure(here, here.retrained)}
+        yield seed, models, {setting: _resumed(config, setting, here) for setting in grid(config)}
+
+
+def _resumed(config: Config, setting: Setting, case: Case) -> Record:
+    """A run, or what it left behind when it was made before with the same configuration."""
+    shared = ("dataset", "forget_class", "epochs", "steps", "batch_size", "clip_norm", "evaluations", "groups")
+    made = {name: getattr(config, name) for name in shared} | dataclasses.asdict(setting) | {"seed": case.seed}
+    path = config.out / "runs" / setting.file(case.seed)
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["made"] == made:
+            return record
+    record = {"made": made, **run(config, setting, case)}
+    report.write_whole(path, json.dumps(record) + "\n")
+    return record
+
+
+@contextlib.contextmanager
+def kept_programs(directory: Path) -> Iterator[None]:
+    """Keeps compiled programs in a directory: compiling a step takes seconds, running a hundred of them less than one."""
+    wanted = {
+        "jax_compilation_cache_dir": str(directory.resolve()),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

@@ -1,0 +1,215 @@
+"""The comparison's results: which setting of each method is chosen, and what it is worth."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.compare_runs import Config, Record, Setting
+from experiments.pareto import hypervolume, pareto_front
+
+Measured = Mapping[str, Any]
+REFERENCE = (1.0, 0.0)  # the worst: all of what is to be forgotten is right, nothing of what is kept
+COLUMNS = {
+    "retain accuracy": "retain/accuracy",
+    "forget accuracy": "forget/accuracy",
+    "test accuracy": "test retain/accuracy",
+    "test forget accuracy": "test forget/accuracy",
+    "membership AUC": "test membership",
+    "gap": "gap",
+    "hypervolume": "hypervolume",
+}
+DETAILS = {
+    "retain loss": "retain/loss",
+    "forget loss": "forget/loss",
+    "test loss": "test retain/loss",
+    "test forget loss": "test forget/loss",
+    "KL, test": "test retain/kl",
+    "KL, test forget": "test forget/kl",
+    "agreement, test": "test retain/agreement",
+    "agreement, test forget": "test forget/agreement",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All runs: for each seed, what the models measure and what each setting's run left.
+
+    Attributes:
+      config: what was run.
+      models: by seed: `full` and `retrained`.
+      runs: by seed and setting.
+    """
+
+    config: Config
+    models: dict[int, Mapping[str, Measured]]
+    runs: dict[int, Mapping[Setting, Record]]
+
+    def over_seeds(self, value: Callable[[int], float]) -> list[float]:
+        """A number of every seed."""
+        return [value(seed) for seed in self.config.seeds]
+
+    @property
+    def most(self) -> int:
+        """How many evaluations a whole run has."""
+        ways = [run["way"] for runs in self.runs.values() for run in runs.values()]
+        return max(len(way["test forget"]["accuracy"]) for way in ways)
+
+    def settings(self, method: str) -> list[Setting]:
+        """The settings of one method."""
+        return [setting for setting in self.runs[self.config.seeds[0]] if setting.method == method]
+
+
+def gap(measured: Measured, retrained: Measured, split: str) -> float:
+    """Mean distance to the retrained model's accuracy on what is kept and what is forgotten, in training and in `split`."""
+    names = ("retain", "forget", f"{split} retain", f"{split} forget")
+    return float(np.mean([abs(measured[f"{name}/accuracy"] - retrained[f"{name}/accuracy"]) for name in names]))
+
+
+def score(results: Results, setting: Setting) -> tuple[float, float]:
+    """What a setting is chosen by, on validation data alone: its mean gap, and of equal gaps the divergence."""
+
+    def divergence(seed: int) -> float:
+        values = [results.runs[seed][setting]["measured"][f"validation {kind}/kl"] for kind in ("retain", "forget")]
+        return math.inf if None in values else float(np.mean(values))
+
+    gaps = results.over_seeds(
+        lambda seed: gap(results.runs[seed][setting]["measured"], results.models[seed]["retrained"], "validation")
+    )
+    # Accuracies of some hundred images: gaps that differ by less than rounding are equal.
+    return round(float(np.mean(gaps)), 9), float(np.mean(results.over_seeds(divergence)))
+
+
+def choose(results: Results, method: str) -> Setting:
+    """The setting of a method with the best score."""
+    return min(results.settings(method), key=lambda setting: score(results, setting))
+
+
+def points(results: Results, method: str, seed: int) -> np.ndarray:
+    """`[points, 2]`: test forget and test retain accuracy of every setting and every evaluation on the way."""
+    ways = [results.runs[seed][setting]["way"] for setting in results.settings(method)]
+    pairs = [np.stack([way[f"test {kind}"]["accuracy"] for kind in ("forget", "retain")], axis=-1) for way in ways]
+    # A run that ended early stays where it ended, so that seeds have points in common.
+    return np.concatenate([np.pad(pair, ((0, results.most - len(pair)), (0, 0)), mode="edge") for pair in pairs])
+
+
+def summarise(results: Results) -> dict[str, dict[str, Any]]:
+    """For each model and method its setting, and of every number the mean and the standard deviation over seeds."""
+    rows = {
+        name: {"numbers": _numbers(results, lambda seed, name=name: results.models[seed][name])}
+        for name in ("full", "retrained")
+    }
+    for method in results.config.methods:
+        chosen = choose(results, method)
+        numbers = _numbers(results, lambda seed, chosen=chosen: results.runs[seed][chosen]["measured"])
+        volumes = results.over_seeds(
+            lambda seed, method=method: hypervolume(points(results, method, seed), REFERENCE, maximise=(False, True))
+        )
+        rows[method] = {
+            "setting": dataclasses.asdict(chosen),
+            "at the edge": _at_the_edge(results.config, chosen),
+            "validation gap": score(results, chosen)[0],
+            "status": results.over_seeds(lambda seed, chosen=chosen: results.runs[seed][chosen]["status"]),
+            "numbers": {**numbers, "hypervolume": _mean_and_deviation(volumes)},
+        }
+    return rows
+
+
+def _numbers(results: Results, of: Callable[[int], Measured]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of all that was measured."""
+    seeds = results.config.seeds
+    names = of(seeds[0])
+    numbers = {name: _mean_and_deviation([of(seed)[name] for seed in seeds]) for name in names}
+    gaps = results.over_seeds(lambda seed: gap(of(seed), results.models[seed]["retrained"], "test"))
+    return {**numbers, "gap": _mean_and_deviation(gaps)}
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """Mean and sample standard deviation; None if a value is missing."""
+    if any(value is None for value in values):
+        return None
+    found = np.array(values, np.float64)
+    return float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else 0.0
+
+
+def _at_the_edge(config: Config, setting: Setting) -> bool:
+    """Whether a setting is at an end of its learning rates: beyond it a better one may be."""
+    rates = config.promise_learning_rates if setting.improvement else config.learning_rates
+    return setting.learning_rate in (min(rates), max(rates))
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], times: Mapping[str, float] | None = None) -> str:
+    """A Markdown table, a row a method: mean ± standard deviation."""
+    header = ["method", *columns, *([] if times is None else ["ms a step"])]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for name, row in rows.items():
+        cells = [_cell(row["numbers"].get(column)) for column in columns.values()]
+        if times is not None:
+            cells.append(f"{times[name]:.2f}" if name in times else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: tuple[float, float] | None) -> str:
+    """A number with its spread; empty where there is none."""
+    if value is None:
+        return ""
+    digits = 3 if abs(value[0]) < 10 else 1  # noqa: PLR2004
+    return f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+
+
+def chosen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Which setting was chosen, with its validation gap."""
+    lines = ["| method | learning rate | improvement | validation gap | |", "|---" * 5 + "|"]
+    for name, row in rows.items():
+        if "setting" in row:
+            setting = row["setting"]
+            improvement = f"{setting['improvement']:g}" if setting["improvement"] else ""
+            notes = ["at the edge of the grid"] if row["at the edge"] else []
+            notes += sorted({status for status in row["status"] if status != "completed"})
+            lines.append(
+                f"| {name} | {setting['learning_rate']:g} | {improvement} | {row['validation gap']:.4f} | {', '.join(notes)} |"
+            )
+    return "\n".join(lines)
+
+
+def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A panel a method: its points and its front over the mean of seeds, the chosen setting, full and retrained."""
+    names, columns = results.config.methods, 6
+    height = -(-len(names) // columns)
+    figure = Figure(figsize=(12, 2.1 * height + 0.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)).ravel()
+    clouds = {name: np.mean(results.over_seeds(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
+    for axes, name in zip(panels, names, strict=False):
+        for cloud in clouds.values():
+            _front(axes, cloud, color="#cccccc", linewidth=0.8)
+        _panel(axes, clouds[name], rows, name)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    figure.supxlabel("accuracy on test images of the forgotten class (left is better)")
+    figure.supylabel("accuracy on other test images (up is better)")
+    return figure
+
+
+def _panel(axes: Any, cloud: np.ndarray, rows: Mapping[str, Mapping[str, Any]], name: str) -> None:
+    """One method."""
+    axes.plot(*cloud.T, ".", color="#0072b2", alpha=0.35, markersize=4)
+    _front(axes, cloud, color="#0072b2", linewidth=1.5)
+    for model, marker, color in (("full", "s", "#767676"), ("retrained", "*", "#009e73"), (name, "D", "#d55e00")):
+        numbers = rows[model]["numbers"]
+        place = (numbers["test forget/accuracy"][0], numbers["test retain/accuracy"][0])
+        axes.plot(*place, marker, color=color, markersize=9 if marker == "*" else 5, zorder=4)
+    full = rows["full"]["numbers"]["test retain/accuracy"][0]
+    axes.set_title(f"{name}  ({rows[name]['numbers']['hypervolume'][0]:.3f})", fontsize=9)
+    axes.set_xlim(-0.04, 1.04)
+    axes.set_ylim(full - 0.06, full + 0.02)
+    axes.grid(alpha=0.25)
+
+
+def _front(axes: Any, cloud: np.ndarray, **style: Any) -> None:
+    """A Pareto front, as the staircase that it is."""
+    front = cloud[pareto_front(cloud, maximise=(False, True))]
+    axes.step(*np.concatenate([front, [[1.04, front[-1, 1]]]]).T, where="post", **style)

@@ -1,0 +1,172 @@
+"""Every unlearning method by name: a retain objective, a forget objective and a combination rule.
+
+No method has a loop of its own: `build` gives what `hamu_jax.unlearn` takes. A new method is one entry of `METHODS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+import optax
+
+import hamu_jax
+from experiments.saliency import masked_updates, saliency_mask
+from hamu_jax import objectives, rules
+
+Loss: TypeAlias = Callable[[Any, Any], jax.Array]
+Objective: TypeAlias = Callable[["Subject"], Loss]
+Wrapper: TypeAlias = Callable[["Subject", Loss], optax.GradientTransformation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """The model that is to forget. `prepare` made its data.
+
+    Attributes:
+      loss: the task's loss, which knows the model (`loss.apply`).
+      params: the original parameters.
+      forget: the forget set.
+      groups: the requests that the forget examples belong to.
+    """
+
+    loss: objectives.CrossEntropy
+    params: Any
+    forget: Any
+    groups: hamu_jax.Groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to unlearn.
+
+    Attributes:
+      title: what it is, for tables and documents.
+      source: where it comes from.
+      rule: how the gradients of both objectives are combined.
+      retain: the retain objective, which must fall.
+      forget: the forget objective, which must RISE: see `objectives.lowered`.
+      options: further arguments of `hamu_jax.combine`.
+      promises: whether it takes a required improvement.
+      wrap: an optax transformation that its steps go through, given the forget loss.
+    """
+
+    title: str
+    source: str
+    rule: rules.Rule
+    retain: Objective = lambda subject: subject.loss
+    forget: Objective = lambda subject: subject.loss
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    promises: bool = False
+    wrap: Wrapper | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What `hamu_jax.unlearn` takes: `unlearn(built.loss, params, retain, forget, built.optimizer, **built.options, ...)`."""
+
+    loss: Loss
+    optimizer: optax.GradientTransformationExtraArgs
+    options: dict[str, Any]
+
+
+def prepare(
+    loss: objectives.CrossEntropy, params: Any, examples: Mapping[str, np.ndarray], *, classes: int, groups: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Examples with what methods ask of them: the original model's logits, a wrong label, and the number of a request."""
+    return {
+        **examples,
+        "teacher": np.asarray(jax.jit(loss.apply)(params, examples)),
+        "random": objectives.random_labels(examples["label"], classes, seed=seed),
+        "group": np.arange(len(examples["label"]), dtype=np.int32) % groups,
+    }
+
+
+def build(
+    method: Method, subject: Subject, *, learning_rate: float, improvement: float = 0.0, clip_norm: float | None = 1.0
+) -> Built:
+    """A method's objectives and its optimizer.
+
+    Learning rate and improvement are part of the optimizer's state, not of the program: runs that differ in them alone
+    are the same program, which XLA's compilation cache then compiles once.
+    """
+    retain, forget = method.retain(subject), method.forget(subject)
+    requests = {"num_requests": subject.groups.count} if method.rule.many else {}
+
+    def chain(learning_rate: Any, improvement: Any) -> optax.GradientTransformationExtraArgs:
+        step = hamu_jax.combine(method.rule, improvement=improvement, clip_norm=clip_norm, **{**method.options, **requests})
+        wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]
+        return optax.chain(step, *wrapped, optax.scale_by_learning_rate(learning_rate))
+
+    optimizer = optax.inject_hyperparams(chain)(learning_rate=learning_rate, improvement=improvement)
+    return Built(retain, optimizer, {"forget_loss": forget, "forget_groups": subject.groups if method.rule.many else None})
+
+
+def _teacher(batch: Any) -> jax.Array:
+    """The original model's logits, which `prepare` stored."""
+    return batch["teacher"]
+
+
+def _original_loss(batch: Any) -> jax.Array:
+    """The original model's cross-entropy."""
+    return objectives.cross_entropy(lambda params, batch: batch["teacher"])(None, batch)  # noqa: ARG005
+
+
+def _kl(subject: Subject) -> Loss:
+    """Divergence from the original model."""
+    return objectives.kl(subject.loss.apply, _teacher)
+
+
+def _scrub(subject: Subject) -> Loss:
+    """SCRUB's mixture."""
+    return objectives.scrub(subject.loss, _kl(subject))
+
+
+def _npo(subject: Subject) -> Loss:
+    """NPO, to be lowered, and so turned round."""
+    return objectives.lowered(objectives.npo(subject.loss, _original_loss))
+
+
+def _simnpo(subject: Subject) -> Loss:
+    """SimNPO, likewise."""
+    return objectives.lowered(objectives.simnpo(subject.loss))
+
+
+def _random(subject: Subject) -> Loss:
+    """Cross-entropy with the wrong labels that `prepare` drew, likewise."""
+    return objectives.lowered(objectives.cross_entropy(subject.loss.apply, label="random"))
+
+
+def _salient(subject: Subject, forget: Loss) -> optax.GradientTransformation:
+    """SalUn's mask: the half of the weights on which the forget loss depends most at the start."""
+    _, grads = hamu_jax.paired_value_and_grad(forget)(subject.params, subject.forget, subject.forget)
+    return masked_updates(saliency_mask(grads.forget))
+
+
+WHOLE = {"blocks": "global"}  # inner products of whole gradients, as in the papers
+COSINE = {"distribution": "relative"}
+
+METHODS: dict[str, Method] = {
+    "ft": Method("fine-tuning on the retain set", "HAMU, arXiv 2606.02119, baselines", rules.descent()),
+    "ga": Method("gradient ascent on the forget set", "arXiv 1911.04933; arXiv 2210.01504", rules.ascent()),
+    "gdiff": Method("gradient difference", "arXiv 2203.12817; TOFU, arXiv 2401.06121, section 3", rules.gdiff()),
+    "kl": Method("KL to the original model on the retain set", "TOFU, arXiv 2401.06121, section 3", rules.gdiff(), retain=_kl),
+    "scrub": Method("SCRUB, both objectives in one step", "arXiv 2302.09880", rules.gdiff(), retain=_scrub, forget=_kl),
+    "gru": Method("gradient rectified unlearning", "arXiv 2503.09117", rules.gru(), options=WHOLE),
+    "pcgrad": Method("projecting conflicting gradients", "arXiv 2001.06782", rules.pcgrad(), options=WHOLE),
+    "npo": Method("negative preference optimisation", "arXiv 2404.05868", rules.gdiff(), forget=_npo),
+    "simnpo": Method("NPO without a reference model", "arXiv 2410.07163", rules.gdiff(), forget=_simnpo),
+    "random-label": Method("random wrong labels", "arXiv 1911.04933; arXiv 2310.12508", rules.gdiff(), forget=_random),
+    "salun": Method(
+        "random wrong labels on salient weights", "SalUn, arXiv 2310.12508", rules.gdiff(), forget=_random, wrap=_salient
+    ),
+    "mgda": Method("multiple-gradient descent", "arXiv 1810.04650", rules.mgda(), options=WHOLE),
+    "cagrad": Method("conflict-averse gradient", "arXiv 2110.14048", rules.cagrad(), options=WHOLE),
+    "nash": Method("Nash bargaining", "arXiv 2202.01017; MUNBa, arXiv 2411.15537", rules.nash(), options=WHOLE),
+    "hamu-q": Method("HAMU-Q", "arXiv 2606.02119, section 4", rules.hamu_q(), options=COSINE, promises=True),
+    "hamu-u": Method("HAMU-U", "arXiv 2606.02119, section 4", rules.hamu_u(), options=COSINE, promises=True),
+    "hamu-projected": Method(
+        "a promise to every request", "this library", rules.projected(), options={**WHOLE, **COSINE}, promises=True
+    ),
+}

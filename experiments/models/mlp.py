@@ -1,0 +1,18 @@
+"""A small fully connected network for small images."""
+
+import jax
+from flax import nnx
+
+
+class MLP(nnx.Module):
+    """Two hidden layers of 128: 26,122 parameters for 8 x 8 images and 10 classes."""
+
+    def __init__(self, classes: int, *, rngs: nnx.Rngs) -> None:
+        self.first = nnx.Linear(64, 128, rngs=rngs)
+        self.second = nnx.Linear(128, 128, rngs=rngs)
+        self.head = nnx.Linear(128, classes, rngs=rngs)
+
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """Logits `[batch, classes]` of images `[batch, 8, 8, 1]`."""
+        x = image.reshape(image.shape[0], -1)
+        return self.head(nnx.relu(self.second(nnx.relu(self.first(x)))))

@@ -1,0 +1,118 @@
+"""The comparison of all methods: its plumbing at reduced scale, and its choices on made-up numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import compare, compare_table
+from experiments.compare_runs import SMOKE, Config, Setting, grid
+from experiments.compare_table import Results
+
+SPLITS = ("retain", "forget", "validation retain", "validation forget", "test retain", "test forget")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def standard_promotion(strict_promotion: None) -> Any:  # noqa: ARG001  (after it)
+    """Experiments use optax and flax as they are. XLA need not take the time to optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def measured(accuracy: float, kl: float = 1.0) -> dict[str, float]:
+    return {f"{split}/{name}": value for split in SPLITS for name, value in (("accuracy", accuracy), ("kl", kl))}
+
+
+def way(*forget_and_retain: tuple[float, float]) -> dict[str, Any]:
+    forget, retain = zip(*forget_and_retain, strict=True)
+    return {"test forget": {"accuracy": list(forget)}, "test retain": {"accuracy": list(retain)}}
+
+
+def results(values: dict[float, list[dict[str, float]]]) -> Results:
+    """A method `ft` with a measurement for each learning rate and seed."""
+    config = Config(methods=("ft",), seeds=(0, 1), learning_rates=tuple(values))
+    runs = {
+        seed: {
+            Setting("ft", rate, 0.0): {"measured": of[seed], "status": "completed", "way": way((1.0, 1.0), (0.5, 0.75))}
+            for rate, of in values.items()
+        }
+        for seed in config.seeds
+    }
+    return Results(config, {seed: {"full": measured(1.0), "retrained": measured(0.5, 0.0)} for seed in config.seeds}, runs)
+
+
+def test_every_method_has_the_same_number_of_settings() -> None:
+    counts = {name: sum(setting.method == name for setting in grid(Config())) for name in Config().methods}
+    assert set(counts.values()) == {9}
+
+
+def test_the_choice_is_made_on_validation_over_all_seeds() -> None:
+    better_on_test = measured(0.9) | {"test retain/accuracy": 0.5, "test forget/accuracy": 0.5}
+    found = results({0.1: [measured(0.7), measured(0.7)], 0.2: [measured(0.5), measured(0.95)], 0.3: [better_on_test] * 2})
+    assert compare_table.choose(found, "ft").learning_rate == 0.1
+    assert compare_table.score(found, Setting("ft", 0.2, 0.0))[0] == pytest.approx(0.225)
+
+
+def test_of_equal_gaps_the_lesser_divergence() -> None:
+    found = results({0.1: [measured(0.7, 2.0)] * 2, 0.2: [measured(0.3, 0.5), measured(0.7, 0.6)]})
+    assert compare_table.choose(found, "ft").learning_rate == 0.2
+    lost = results({0.1: [measured(0.7) | {"validation forget/kl": None}] * 2, 0.2: [measured(0.7, 99.0)] * 2})
+    assert compare_table.choose(lost, "ft").learning_rate == 0.2
+
+
+def test_a_row_is_mean_and_deviation_over_seeds() -> None:
+    row = compare_table.summarise(results({0.1: [measured(0.6), measured(0.8)], 0.2: [measured(1.0)] * 2}))["ft"]
+    assert row["setting"]["learning_rate"] == 0.1
+    np.testing.assert_allclose(row["numbers"]["retain/accuracy"], [0.7, np.std([0.6, 0.8], ddof=1)])
+    np.testing.assert_allclose(row["numbers"]["gap"], [0.2, np.std([0.1, 0.3], ddof=1)])
+    # Everything that (0.5, 0.75) dominates up to nothing kept and all remembered.
+    np.testing.assert_allclose(row["numbers"]["hypervolume"], [0.5 * 0.75, 0.0])
+    assert row["at the edge"]
+
+
+def test_a_run_that_ended_early_stays_where_it_ended() -> None:
+    found = results({0.1: [measured(0.6)] * 2, 0.2: [measured(0.7)] * 2})
+    found.runs[1][Setting("ft", 0.2, 0.0)]["way"] = way((0.9, 0.8))
+    np.testing.assert_array_equal(compare_table.points(found, "ft", 1), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Config(dataset="cifar10"), "dataset: got 'cifar10', expected 'digits'"),
+        (Config(methods=("gd",)), "methods: got 'gd', expected some of ft, ga, "),
+    ],
+    ids=["dataset", "method"],
+)
+def test_names_are_checked(config: Config, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare.main(config)
+
+
+@pytest.mark.slow
+def test_a_small_comparison_is_resumed(tmp_path: Path) -> None:
+    """A run that left its file is not made again; one that is missing is, with the same numbers."""
+    config = Config(out=tmp_path, smoke=True)
+    path = compare.main(config)
+    first, text = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
+    files = sorted((tmp_path / "runs").iterdir())
+    assert len(files) == len(grid(Config(**SMOKE)))
+    assert list(first["methods"]) == ["full", "retrained", "gdiff", "hamu-q"]
+    assert "| hamu-q | 0" in text
+    assert "ms a step" not in text
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    stamps = {file: file.stat().st_mtime_ns for file in files}
+    files[0].unlink()
+    compare.main(Config(out=tmp_path, smoke=True, timing=True))
+    compare.main(config)
+    assert [file for file in files if file.stat().st_mtime_ns != stamps[file]] == [files[0]]
+    again = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
+    assert again["methods"] == first["methods"]
+    assert set(again["timing"]["milliseconds"]) == {"gdiff", "hamu-q"}
+    assert "ms a step" in path.read_text(encoding="utf-8")
+    assert jax.config.jax_compilation_cache_dir is None
