@@ -15,6 +15,7 @@ import tyro
 
 import hamu_jax
 from experiments import digits_task
+from experiments.on_devices import OnDevices
 from experiments.record import settings
 from hamu_jax import report
 
@@ -28,7 +29,7 @@ CAPTIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(OnDevices):
     """The assessment's settings; those of training are the quickstart's.
 
     Attributes:
@@ -48,9 +49,10 @@ class Config:
 
 def main(config: Config) -> Path:
     """Runs it; returns the path of the text."""
+    config, mesh = config.placed()
     task = digits_task.build(config.forget_class, config.seed)
     params = task.train(task.split.train, config.epochs, "full")
-    assessment = hamu_jax.assess(task.loss, params, *task.parts["train"], config.improvement)
+    assessment = hamu_jax.assess(task.loss, params, *task.parts["train"], config.improvement, mesh=mesh)
     for name, figure in report.plot_assessment(assessment).items():
         report.save_figure(figure, config.out / f"{name}.png")
     made = settings("assess", config)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 import hamu_jax
 from experiments import digits_task
+from experiments.on_devices import OnDevices
 from experiments.record import settings
 from hamu_jax import report
 
@@ -28,7 +29,7 @@ METHODS = ("mean", "every owner")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(OnDevices):
     """The experiment's settings.
 
     Attributes:
@@ -67,10 +68,11 @@ class Request:
 
 def main(config: Config) -> Path:
     """Runs it; returns the path of the text."""
+    config, mesh = config.placed()
     request = _request(config)
     retrained = request.task.train(request.retain, config.epochs, "retrained")
     step = {method: _one_step(request, method, config) for method in METHODS}
-    runs = {method: _run(request, method, config) for method in METHODS}
+    runs = {method: _run(request, method, config, mesh) for method in METHODS}
     models = {"full": request.params, **{method: run.params for method, run in runs.items()}, "retrained": retrained}
     table = {name: _evaluate(request, params) for name, params in models.items()}
     made = settings("owners", config)
@@ -118,7 +120,7 @@ def _one_step(request: Request, method: str, config: Config) -> dict[str, list[f
     return {"promised": promised.tolist(), "measured": measured.tolist()}
 
 
-def _run(request: Request, method: str, config: Config) -> hamu_jax.Unlearned:
+def _run(request: Request, method: str, config: Config, mesh: Any) -> hamu_jax.Unlearned:
     """Unlearns until the mean loss over the owners' images is at its target."""
     everything = config.owners * config.held
     return hamu_jax.unlearn(
@@ -132,6 +134,7 @@ def _run(request: Request, method: str, config: Config) -> hamu_jax.Unlearned:
         seed=config.seed,
         stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("forget_loss", at_least=config.target),)),
         forget_groups=request.groups if method == METHODS[1] else None,
+        mesh=mesh,
     )
 
 

@@ -16,6 +16,7 @@ import tyro
 import hamu_jax
 from experiments import digits_task
 from experiments.data import digits
+from experiments.on_devices import OnDevices
 from experiments.record import settings
 from hamu_jax import report
 
@@ -23,7 +24,7 @@ Tables = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(OnDevices):
     """The quickstart's settings.
 
     Attributes:
@@ -52,6 +53,7 @@ class Config:
 
 def main(config: Config) -> Path:
     """Runs it; returns the path of the report."""
+    config, mesh = config.placed()
     task = digits_task.build(config.forget_class, config.seed)
     parts, loss = task.parts, task.loss
     retain, forget = parts["train"]
@@ -59,7 +61,7 @@ def main(config: Config) -> Path:
         "full": task.train(task.split.train, config.epochs, "full"),
         "retrained": task.train(retain, config.epochs, "retrained"),
     }
-    result = _unlearn(task, models["full"], config)
+    result = _unlearn(task, models["full"], config, mesh)
     models["unlearned"] = result.params
     _, grads = hamu_jax.paired_value_and_grad(loss)(models["full"], retain, forget)
     curve = hamu_jax.trade_off(grads.retain, grads.forget, blocks="global")
@@ -71,7 +73,7 @@ def main(config: Config) -> Path:
     return _report(config, result, tables, curve)
 
 
-def _unlearn(task: digits_task.Task, params: Any, config: Config) -> hamu_jax.Unlearned:
+def _unlearn(task: digits_task.Task, params: Any, config: Config, mesh: Any) -> hamu_jax.Unlearned:
     """HAMU-Q, until the forgotten class is no longer recognised on validation images."""
     return hamu_jax.unlearn(
         task.loss,
@@ -84,6 +86,7 @@ def _unlearn(task: digits_task.Task, params: Any, config: Config) -> hamu_jax.Un
         evaluation=hamu_jax.Evaluation(_splits(task.parts, "validation"), task.metrics, every=5),
         stopping=hamu_jax.Stopping(targets=(hamu_jax.Target("validation forget/probability", at_most=config.forgotten_at),)),
         measure_every=1,
+        mesh=mesh,
     )
 
 
