@@ -171,13 +171,15 @@ def main(config: Config) -> Path:
             found = collectives(compiled_step(loss, params, batches, optimizer, mesh))
             rows.append({"mesh": text, "step": name, **_summary(found), "predicted": formula})
     made = {**settings("communication", config), "parameter_bytes": size, **report.environment()}
-    lines = ["| mesh | step | operations | bytes sent a device | of which scalars | by formula |", "|---" * 6 + "|"]
+    lines = ["# What eight devices send in one step, from compiled programs", ""]
+    lines += ["| mesh | step | operations | bytes sent a device | of which scalars | by formula |", "|---" * 6 + "|"]
     lines += [
         f"| {row['mesh']} | {row['step']} | {row['operations']} | {row['sent']:,.0f} | {row['scalars']:,.0f} | "
         f"{row['predicted']:,.0f} |"
         for row in rows
     ]
-    lines += ["", *_projection(), "", *(f"- {key}: `{value}`" for key, value in made.items()), ""]
+    lines += ["", "# The formula, on 4,096 devices: not measured", "", *_projection(), "", "# How it was made", ""]
+    lines += [*(f"- {key}: `{value}`" for key, value in made.items()), ""]
     report.write_whole(config.out / "communication.md", "\n".join(lines))
     return config.out / "communication.md"
 
@@ -194,10 +196,8 @@ def _projection() -> list[str]:
     models = {"ResNet-20, float32": (272_474, 4), "7B, bfloat16": (6.74e9, 2)}
     meshes = ({"data": 4096, "objective": 1, "fsdp": 1}, {"data": 2048, "objective": 2, "fsdp": 1})
     meshes += ({"data": 512, "objective": 1, "fsdp": 8}, {"data": 64, "objective": 1, "fsdp": 64})
-    lines = [
-        "| model | data | objective | fsdp | GB sent a device and step | GB a device: parameters, both gradients, update |"
-    ]
-    lines.append("|---" * 6 + "|")
+    columns = ("model", "data", "objective", "fsdp", "GB a step to neighbours", "to all others", "GB held a device")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, (count, width) in models.items():
         for mesh in meshes:
             size = count * width
