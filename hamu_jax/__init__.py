@@ -5,10 +5,12 @@ from hamu_jax._assess import Assessment, assess
 from hamu_jax._blocks import Stacked, block_labels
 from hamu_jax._checkpoints import Checkpoints
 from hamu_jax._evaluate import Evaluation, evaluate
-from hamu_jax._gradients import Groups, Paired, paired_value_and_grad
+from hamu_jax._groups import Groups
 from hamu_jax._guarantee import Guarantee
 from hamu_jax._hardness import Hardness, Regime
 from hamu_jax._history import History
+from hamu_jax._implicit import ImplicitStack
+from hamu_jax._paired import Paired, paired_value_and_grad
 from hamu_jax._per_example import directional, gram, per_example_grads, weighted_grad
 from hamu_jax._requests import Requests
 from hamu_jax._state import TransformState, get_hardness, get_requests
@@ -25,6 +27,7 @@ __all__ = [
     "Guarantee",
     "Hardness",
     "History",
+    "ImplicitStack",
     "Paired",
     "Patience",
     "Regime",

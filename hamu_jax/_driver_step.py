@@ -12,11 +12,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax import _axes, _validate, sharding
 from hamu_jax._blocks import partition, path_name
-from hamu_jax._gradients import Groups, Loss, Paired, PairedGradient, group_means, mean_loss, paired_value_and_grad
-from hamu_jax._gram import Tree, cross_gram, inner_products
+from hamu_jax._gradients import Loss, example_weights, mean_loss
+from hamu_jax._gram import Tree, accumulation_dtype, cross_gram, inner_products
+from hamu_jax._groups import Groups, group_means
 from hamu_jax._guarantee import Guarantee, shortened
 from hamu_jax._hardness import Regime
+from hamu_jax._implicit import ImplicitStack
+from hamu_jax._implicit_passes import stack_changes, stack_sum
 from hamu_jax._mesh import shard_params
+from hamu_jax._paired import Paired, PairedGradient, paired_value_and_grad
 from hamu_jax._sharded_batches import replicated
 from hamu_jax._state import get_hardness, get_requests
 from hamu_jax._stopping import Halt, Stopping, watch
@@ -47,14 +51,30 @@ class Step:
     Attributes:
       run: `run(carry, retain_batch, forget_batch, measure=False) -> (carry, row)`, jitted; the carry is donated.
       sound: `sound(params, retain_batch, forget_batch)`, jitted: whether both losses are finite.
-      paired: the gradients of both losses.
-      optimizer: the optax chain.
+      propose: `propose(carry, retain_batch, forget_batch) -> Proposal`, not jitted.
     """
 
     run: Any
     sound: Any
-    paired: PairedGradient
-    optimizer: optax.GradientTransformationExtraArgs
+    propose: Any
+
+
+class Proposal(NamedTuple):
+    """A step that is not taken yet.
+
+    Attributes:
+      values: the retain loss, and the forget losses `[m]`, one a request, or one.
+      grads: their gradients.
+      present: `[m]`, which requests have an example in the batch.
+      updates: the optimizer's.
+      state: its state after them.
+    """
+
+    values: Paired[Array]
+    grads: Paired[Any]
+    present: Bool[Array, " m"]
+    updates: Any
+    state: Any
 
 
 def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None) -> Carry:
@@ -111,7 +131,7 @@ def driver_step(
             return _advance(parts, carry, retain, forget, measure=measure)
 
     run = jax.jit(advance, donate_argnums=0, static_argnames="measure", out_shardings=places)
-    return Step(run, jax.jit(functools.partial(_sound, parts)), paired, optimizer)
+    return Step(run, jax.jit(functools.partial(_sound, parts)), functools.partial(_propose, parts))
 
 
 class _Parts(NamedTuple):
@@ -127,13 +147,12 @@ class _Parts(NamedTuple):
 
 def _advance(parts: _Parts, carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
     """Gradients, update, decision, and only then the new parameters."""
-    values, grads = parts.paired(carry.params, retain, forget)
-    updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget)
-    before = jnp.atleast_1d(values.forget)
-    values = Paired(values.retain, jnp.mean(before))
+    values, grads, present, updates, state = _propose(parts, carry, retain, forget)
+    before = values.forget
+    values = Paired(values.retain, _mean(before, present))
     row, promised = _row(values, state), jnp.zeros_like(before)
     if measure or parts.guarantee is not None:
-        promised = _changes(grads.forget, updates, stacked=parts.groups is not None)
+        promised = _changes(grads.forget, updates, many=parts.groups is not None)
     if parts.guarantee is not None:
         of_forget = functools.partial(_forget_losses, parts, forget=forget)
         updates, scale, kept = shortened(parts.guarantee, of_forget, carry.params, updates, before=before, promised=promised)
@@ -143,7 +162,7 @@ def _advance(parts: _Parts, carry: Carry, retain: Any, forget: Any, *, measure: 
     if measure:
         retain_after = mean_loss(parts.losses[0], params, retain, "retain")
         row |= {"retain_promised": _inner(grads.retain, updates), "retain_measured": retain_after - values.retain}
-        row |= _forget_row(promised, _forget_losses(parts, params, forget) - before)
+        row |= _forget_row(promised, _forget_losses(parts, params, forget) - before, present)
     hardness = get_hardness(state)
     finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget) & jnp.isfinite(length)
     decided, streaks = watch(parts.stopping, values, hardness, finite, carry.streaks)
@@ -165,19 +184,38 @@ def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"
     return mean_loss(parts.losses[1], params, forget, "forget")[None]
 
 
+def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
+    """Gradients and update. A request without an example in the batch is not asked for anything."""
+    values, grads = parts.paired(carry.params, retain, forget)
+    extra, present = {}, jnp.ones(1, bool)
+    if parts.groups is not None:
+        weights = example_weights(parts.losses[1], forget, _validate.batch("forget", forget), None)
+        extra["forget_present"] = present = parts.groups.present(forget, weights)
+    updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget, **extra)
+    return Proposal(Paired(values.retain, jnp.atleast_1d(values.forget)), grads, present, updates, state)
+
+
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
     """Which tensor is not finite at these parameters, on these batches: done again on the host, after the fact."""
-    values, grads = step.paired(carry.params, retain, forget)
-    for name, value, grad in (("retain", values.retain, grads.retain), ("forget", values.forget, grads.forget)):
+    values, grads, present, updates, _ = step.propose(carry, retain, forget)
+    of_loss = (("retain", values.retain, grads.retain), ("forget", _mean(values.forget, present), _whole(grads.forget)))
+    for name, value, grad in of_loss:
         where = _first_nonfinite(grad)
-        if where is not None or not jnp.all(jnp.isfinite(value)):
+        if where is not None or not jnp.isfinite(value):
             tensor = f"its gradient is not finite in '{where}'" if where else "its gradient is finite"
-            return f"the {name} loss is {float(jnp.mean(value)):.6g} and {tensor}"
-    updates, _ = step.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget)
+            return f"the {name} loss is {float(value):.6g} and {tensor}"
     where = _first_nonfinite(updates)
     if where is not None:
         return f"both gradients are finite, but the optimizer's update is not, in '{where}'"
     return "the gradients are finite, but their inner products overflow"
+
+
+def _whole(grads: Tree | ImplicitStack) -> Tree:
+    """Gradients to look at: of a stack that is not held, the sum of its rows."""
+    if not isinstance(grads, ImplicitStack):
+        return grads
+    blocks = partition(grads.params, "global")
+    return stack_sum(grads, jnp.ones((1, grads.count), accumulation_dtype(grads.params)), blocks)
 
 
 def _first_nonfinite(tree: Tree) -> str | None:
@@ -193,18 +231,28 @@ def _inner(left: Tree, right: Tree) -> Float[Array, ""]:
     return inner_products(left, right, partition(left, "global"))[0]
 
 
-def _changes(grads: Tree, updates: Tree, *, stacked: bool) -> Float[Array, " m"]:
-    """First-order changes of the forget losses, one a request (`stacked`), or one."""
-    if not stacked:
+def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float[Array, " m"]:
+    """First-order changes of the forget losses, one a request (`many`), or one."""
+    if isinstance(grads, ImplicitStack):
+        return stack_changes(grads, updates)
+    if not many:
         return _inner(grads, updates)[None]
     one = jax.tree.map(lambda x: x[None], updates)
     return cross_gram(grads, one, partition(updates, "global"))[0, :, 0]
 
 
-def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"]) -> dict[str, Array]:
-    """What was promised to the forget losses and what came of it: the mean, and the least of many."""
-    row = {"forget_promised": jnp.mean(promised), "forget_measured": jnp.mean(measured)}
-    return row if promised.size == 1 else row | {"least_promised": jnp.min(promised), "least_measured": jnp.min(measured)}
+def _mean(values: Float[Array, " m"], present: Bool[Array, " m"]) -> Float[Array, ""]:
+    """The mean over the requests that are there; 0 if there are none."""
+    return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)
+
+
+def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], present: Bool[Array, " m"]) -> dict[str, Array]:
+    """What was promised to the forget losses and what came of it: the mean, and the least of many that are there."""
+    row = {"forget_promised": _mean(promised, present), "forget_measured": _mean(measured, present)}
+    if promised.size == 1:
+        return row
+    least = [jnp.min(jnp.where(present, values, jnp.inf)) for values in (promised, measured)]
+    return row | {"least_promised": least[0], "least_measured": least[1]}
 
 
 def _row(values: Paired[Array], state: Any) -> dict[str, Array]:

@@ -9,16 +9,14 @@ from hamu_jax import _validate
 from hamu_jax._blocks import Blocks, partition
 from hamu_jax._gradients import (
     Batch,
-    Groups,
     Loss,
-    group_means_and_grads,
     microbatched,
-    pad,
     per_example,
-    per_example_value_and_grad,
     weighted_sum,
 )
 from hamu_jax._gram import Tree, accumulation_dtype, cross_gram
+from hamu_jax._groups import Groups, group_means_and_grads
+from hamu_jax._pairs import Examples, each_grad, products
 
 _EACH = optax.microbatching.AccumulationType.CONCAT
 
@@ -51,7 +49,7 @@ def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: i
     size = _checked(batch, microbatch_size)
 
     def some(params: Tree, examples: Batch, _: Array) -> Tree:
-        return _grads(loss, params, examples)
+        return each_grad(loss, params, examples)
 
     grads = microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))
     return jax.tree.map(lambda x: x[:size], grads)
@@ -134,7 +132,7 @@ def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | No
 
     def some(params: Tree, examples: Batch, _: Array) -> Array:
         return jax.vmap(optax.tree.norm)(
-            jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), _grads(loss, params, examples))
+            jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), each_grad(loss, params, examples))
         )
 
     return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
@@ -152,9 +150,9 @@ def gram(
 ) -> Float[Array, "blocks m m"]:
     """Inner products of the gradients of many objectives, one an example or one a group of examples.
 
-    Without groups, gradients of two microbatches are held at a time: all pairs of microbatches are visited, so each
-    example is differentiated `1 + ceil(m / microbatch_size)` times. With groups, one mean gradient a group is held, and each
-    example is differentiated once.
+    Without groups, gradients of two microbatches are held at a time: with `p = ceil(m / microbatch_size)` of them all pairs
+    are visited, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient a group is
+    held, and each example is differentiated once.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.
@@ -187,19 +185,8 @@ def gram(
     if groups is not None:
         means = group_grads(loss, params, batch, groups, num_groups=num_groups, microbatch_size=microbatch_size)
         return cross_gram(means, means, split)
-    width = size if microbatch_size is None else min(microbatch_size, size)
-    count = -(-size // width)
-    parts = jax.tree.map(lambda x: x.reshape(count, width, *x.shape[1:]), pad(batch, count * width - size))
-
-    def rows(part: Batch) -> Array:
-        left = _grads(loss, params, part)
-        if count == 1:
-            return cross_gram(left, left, split)[None]
-        return jax.lax.map(lambda other: cross_gram(left, _grads(loss, params, other), split), parts)
-
-    pairs = jax.lax.map(rows, parts)  # [count, count, blocks, width, width]
-    whole = jnp.einsum("abkij->kaibj", pairs).reshape(len(split.labels), count * width, count * width)
-    return whole[:, :size, :size]
+    each = Examples(batch, jnp.arange(size), jnp.ones(size))
+    return products(loss, params, each, size, partition=split, microbatch_size=microbatch_size).gram
 
 
 def group_grads(
@@ -224,11 +211,6 @@ def group_grads(
     _validate.integer("num_groups", num_groups)
     numbered = Groups(lambda _: groups, num_groups)
     return group_means_and_grads(loss, params, batch, numbered, None, microbatch_size=microbatch_size)[1]
-
-
-def _grads(loss: Loss, params: Tree, examples: Batch) -> Tree:
-    """`vmap(grad)` over examples."""
-    return per_example_value_and_grad(loss, params, examples)[1]
 
 
 def _checked(batch: Batch, microbatch_size: int | None) -> int:

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from hamu_jax import _validate
-from hamu_jax._gradients import Batch, Groups, Loss, example_weights
+from hamu_jax._gradients import Batch, Loss, example_weights
+from hamu_jax._groups import Groups
 from hamu_jax._mesh import BATCH_AXES, check_mesh
 
 
@@ -112,7 +113,7 @@ def replicated(mesh: Mesh | None) -> NamedSharding | None:
 
 def groups_of_padded(groups: Groups) -> Groups:
     """The same groups for batches that `shard_batch` made."""
-    return Groups(lambda padded: groups.of(padded.batch), groups.count)
+    return dataclasses.replace(groups, of=lambda padded: groups.of(padded.batch))
 
 
 def place_rows(data: Any, rows: Int[np.ndarray, " batch"], mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> Padded:

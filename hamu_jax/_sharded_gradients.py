@@ -8,10 +8,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from hamu_jax import _axes, _validate
-from hamu_jax._gradients import Batch, Groups, Loss, Paired, PairedGradient, paired_partials
-from hamu_jax._gradients import paired_value_and_grad as on_one_device
+from hamu_jax._gradients import Batch, Loss
 from hamu_jax._gram import Tree
+from hamu_jax._groups import Groups
 from hamu_jax._mesh import AXES, BATCH_AXES, FSDP, OBJECTIVE, check_mesh
+from hamu_jax._paired import Paired, PairedGradient, paired_partials
+from hamu_jax._paired import paired_value_and_grad as on_one_device
 
 
 def paired_value_and_grad(
@@ -42,9 +44,11 @@ def paired_value_and_grad(
       As `paired_value_and_grad`.
 
     Raises:
-      ValueError: as `paired_value_and_grad` and `param_shardings`.
+      ValueError: as `paired_value_and_grad` and `param_shardings`, or for implicit groups.
     """
     check_mesh(mesh)
+    if forget_groups is not None and forget_groups.implicit:
+        raise ValueError("forget_groups: got implicit=True with a mesh, expected False on many devices")
     options: dict[str, Any] = {
         "forget_loss": forget_loss,
         "microbatch_size": microbatch_size,

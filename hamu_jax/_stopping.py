@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from hamu_jax import _validate
-from hamu_jax._gradients import Paired
 from hamu_jax._hardness import Hardness
 from hamu_jax._history import Row
+from hamu_jax._paired import Paired
 
 Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience"]
 

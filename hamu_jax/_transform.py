@@ -13,6 +13,7 @@ from hamu_jax._blocks import Blocks
 from hamu_jax._budget import Distribution
 from hamu_jax._gram import Tree, accumulation_dtype
 from hamu_jax._hardness import Hardness
+from hamu_jax._implicit import ImplicitStack
 from hamu_jax._state import Number, TransformState, at_step, empty_hardness, get_hardness
 from hamu_jax._step import Settings, step
 from hamu_jax._transform_requests import combine_requests
@@ -118,6 +119,8 @@ def _check_gradients(retain: Tree, forget: Tree | None) -> None:
             "forget_grads: got nothing, expected the gradient of the forget loss: "
             "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
         )
+    if isinstance(forget, ImplicitStack):
+        raise ValueError("forget_grads: got an ImplicitStack, expected a gradient; with forget_axis=0 the transform takes it")
     _validate.gradients("updates (the retain gradient)", retain)
     _validate.gradients("forget_grads", forget)
     _validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain)

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from hamu_jax import _axes, _validate
 from hamu_jax._axes import AxisName
 from hamu_jax._blocks import partition
 from hamu_jax._gram import Tree, accumulation_dtype
+from hamu_jax._implicit import ImplicitStack
 from hamu_jax._requests import Requests, step_requests
 from hamu_jax._state import Number, TransformState, at_step, empty_hardness
 from hamu_jax._step import Settings
@@ -41,7 +42,8 @@ def combine_requests(
     def init(params: optax.Params) -> TransformState:
         _validate.gradients("params", params)
         dtype, blocks = accumulation_dtype(params), len(partition(params, settings.blocks).labels)
-        nothing = Requests(*(jnp.zeros(shape, dtype) for shape in ((blocks,), (blocks, count), (blocks,), (count,))))
+        multipliers, change = jnp.zeros((blocks, count), dtype), jnp.zeros(count, dtype)
+        nothing = Requests(jnp.zeros(blocks, dtype), multipliers, jnp.zeros(blocks, dtype), change, jnp.zeros(count, bool))
         return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, settings.blocks), nothing)
 
     def update(
@@ -49,35 +51,56 @@ def combine_requests(
         state: Any,
         params: optax.Params | None = None,
         *,
-        forget_grads: optax.Updates | None = None,
+        forget_grads: optax.Updates | ImplicitStack | None = None,
+        forget_present: Bool[Array, " m"] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
         _check_gradients(updates, forget_grads, count, protected)
+        if isinstance(forget_grads, ImplicitStack) and (axis_name, settings.shard_axis) != (None, None):
+            raise ValueError("forget_grads: got an ImplicitStack on many devices, expected the gradients themselves")
         retain, forget = _axes.averaged(updates, forget_grads, axis_name, settings.shard_axis)
         dtype = accumulation_dtype(updates)
         required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
         longest = None if radius is None else at_step(radius, state.step, dtype)
-        combined, *measured = _launch(retain, forget, required, longest, settings, protected=protected)
+        present = _present(forget_grads, forget_present, count, axis_name)
+        combined, *measured = _launch(retain, forget, required, longest, settings, present=present, protected=protected)
         hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _check_gradients(retain: Tree, forget: Tree | None, count: int, protected: bool) -> None:
+def _present(forget: Tree | ImplicitStack | None, given: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
+    """Which requests are there: as given, on any of the devices, and as an implicit stack knows."""
+    if given is not None and (jnp.shape(given) != (count,) or jnp.result_type(given) != jnp.bool_):
+        raise ValueError(
+            f"forget_present: got {jnp.result_type(given)} of shape {jnp.shape(given)}, expected booleans of shape ({count},)"
+        )
+    present = jnp.ones(count, bool)
+    if given is not None:
+        present = _axes.total(_axes.own(jnp.asarray(given, jnp.int32), axis_name), axis_name) > 0
+    return present & forget.present() if isinstance(forget, ImplicitStack) else present
+
+
+def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: int, protected: bool) -> None:
     """Checks the gradients while tracing."""
     if forget is None:
         raise ValueError(f"forget_grads: got nothing, expected the gradients of {count} forget losses, stacked on axis 0")
     names = "updates (the retain gradient)", "forget_grads"
-    for name, tree in zip(names, (retain, forget), strict=True):
-        _validate.gradients(name, tree)
-    one = jax.tree.map(_without_axis, retain) if protected else retain
-    if (given := _validate.batch("forget_grads", forget)) != count:
-        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
+    _validate.gradients(names[0], retain)
     if protected:
-        _validate.batch("updates (the retain gradient)", retain)
-    _validate.same_structure("forget_grads (one request)", jax.tree.map(_without_axis, forget), names[0], one)
+        _validate.batch(names[0], retain)
+    if isinstance(forget, ImplicitStack):
+        row, given = forget.params, forget.count
+    else:
+        _validate.gradients(names[1], forget)
+        given = _validate.batch(names[1], forget)
+        row = jax.tree.map(_without_axis, forget)
+    if given != count:
+        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
+    one = jax.tree.map(_without_axis, retain) if protected else retain
+    _validate.same_structure("forget_grads (one request)", row, names[0], one)
 
 
 def _without_axis(x: Array) -> jax.ShapeDtypeStruct:

@@ -14,7 +14,8 @@ from hamu_jax._batches import batches, is_arrays
 from hamu_jax._checkpoints import Checkpoints, Store
 from hamu_jax._driver_step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._evaluate import Evaluation, columns, evaluate
-from hamu_jax._gradients import Groups, Loss, check_data
+from hamu_jax._gradients import Loss, check_data
+from hamu_jax._groups import Groups
 from hamu_jax._guarantee import Guarantee
 from hamu_jax._history import History, Row, json_row
 from hamu_jax._mesh import check_mesh

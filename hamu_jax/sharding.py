@@ -9,13 +9,17 @@ and `shard_batch`. `pmap_step` is the same step for those who write `jax.pmap`.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from hamu_jax._gradients import Groups, Loss, Paired
-from hamu_jax._gradients import paired_value_and_grad as on_one_device
+from hamu_jax import _axes
+from hamu_jax._gradients import Loss
 from hamu_jax._gram import Tree
+from hamu_jax._groups import Groups
 from hamu_jax._mesh import make_mesh, param_shardings, parse_mesh, shard_params
+from hamu_jax._paired import Paired
+from hamu_jax._paired import paired_value_and_grad as on_one_device
 from hamu_jax._sharded_batches import Padded, of_padded, shard_batch, split_batch
 from hamu_jax._sharded_gradients import paired_value_and_grad
 
@@ -72,7 +76,11 @@ def pmap_step(
     def step(params: Tree, state: Any, retain: Padded, forget: Padded) -> tuple[Tree, Any, Paired[Array]]:
         weights = {"retain_weights": retain.weights, "forget_weights": forget.weights}
         losses, grads = paired(params, retain.batch, forget.batch, **weights)
-        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
+        extra = {}
+        if forget_groups is not None:
+            here = forget_groups.present(forget.batch, forget.weights)
+            extra["forget_present"] = _axes.total(here.astype(jnp.int32), axis_name) > 0
+        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget, **extra)
         return optax.apply_updates(params, updates), state, losses
 
     return jax.pmap(step, axis_name, in_axes=(None, None, 0, 0), out_axes=None, donate_argnums=(0, 1))

@@ -13,7 +13,7 @@ from problems import PLAIN_COMPILE
 
 import hamu_jax
 from hamu_jax import Groups, objectives
-from hamu_jax._gradients import group_means, group_means_and_grads
+from hamu_jax._groups import group_means, group_means_and_grads
 
 NUMBERS = np.array([2, 0, 0, -1, 2, 3, 0, 7, 2, 4])  # group 1 is empty, and -1 and 7 are no groups
 COUNT = 5

@@ -22,8 +22,9 @@ def test_requests_in_any_chain(wrap: Any) -> None:
     state = wrap(MANY).init(PARAMS)
     requests = hamu_jax.get_requests(state)
     assert isinstance(requests, hamu_jax.Requests)
-    assert [x.shape for x in requests] == [(2,), (2, 4), (2,), (4,)]
-    assert all(x.dtype == jnp.float32 and not np.any(x) for x in requests)
+    assert [x.shape for x in requests] == [(2,), (2, 4), (2,), (4,), (4,)]
+    assert not any(np.any(x) for x in requests)
+    assert [x.dtype for x in requests] == [jnp.float32] * 4 + [jnp.bool_]
     assert hamu_jax.get_hardness(state).kappa.shape == (2,)
 
 
@@ -32,8 +33,8 @@ def test_shapes_follow_the_blocks_and_the_parameters_dtype() -> None:
         params = jax.tree.map(lambda x: x.astype(jnp.float64), PARAMS)
         tx = hamu_jax.transform(jnp.ones(3), blocks="global", forget_axis=0)
         requests = hamu_jax.get_requests(tx.init(params))
-    assert [x.shape for x in requests] == [(1,), (1, 3), (1,), (3,)]
-    assert {x.dtype for x in requests} == {jnp.dtype(jnp.float64)}
+    assert [x.shape for x in requests] == [(1,), (1, 3), (1,), (3,), (3,)]
+    assert {x.dtype for x in requests} == {jnp.dtype(jnp.float64), jnp.dtype(bool)}
     assert hamu_jax.get_requests(tx.init(jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS))).kkt.dtype == jnp.float32
 
 

@@ -15,7 +15,7 @@ from runs import ADAMW, RETAIN, SGD, bits, examples, linear, run, start
 import hamu_jax
 from hamu_jax import Patience, Stopping, Target
 from hamu_jax._driver_step import blame, driver_step, first_carry
-from hamu_jax._gradients import Paired
+from hamu_jax._paired import Paired
 from hamu_jax._stopping import Halt, after_evaluation, watch
 
 # With the linear loss g_r = (1, 0) always, and g_f = length (cos, sin): at q = 0.5 and r = |g_r| = 1 a rise of the retain loss
