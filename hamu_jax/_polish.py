@@ -104,13 +104,14 @@ def polish(program: Program, point: Point, leaning: Array, skip: Array) -> tuple
     """Solves the optimality conditions on the rows that `leaning > 1` says are active; exchanges rows if they are wrong.
 
     Exchanging can cycle where many rows meet in a point, so that every few rounds it begins again from a bolder or a more
-    careful reading of `leaning`.
+    careful reading of `leaning`. One row is active in any case: `d.lambda = 1`, so that the largest of these terms is not 0.
     """
     readings = jnp.asarray(READINGS, leaning.dtype)
+    certain = jnp.arange(leaning.size) == jnp.argmax(program.slope * point.multipliers)
 
     def advance(at: _Polish) -> _Polish:
         fresh = leaning > readings[at.rounds // ROUNDS]
-        active = jnp.where(at.rounds % ROUNDS == 0, fresh, at.active)
+        active = certain | jnp.where(at.rounds % ROUNDS == 0, fresh, at.active)
         latest, exchanged = _equations(program, active, point.multipliers)
         best = jax.tree.map(lambda new, old: jnp.where(latest.kkt < at.best.kkt, new, old), latest, at.best)
         return _Polish(best, exchanged, at.rounds + 1, best.kkt < _tolerance(program.gram))

@@ -63,10 +63,10 @@ def solve(gram: Float[Array, "k k"], required: Float[Array, " m"], radius: Float
 
     Guarantees: `<row_i, u> >= t required_i - tolerance |row_i| radius` and `|u| <= radius`, with the tolerance reported as
     `kkt`: usually 1e-6 in float32 and 1e-13 in float64. Limits: where more rows meet in a point than there are
-    dimensions, and the ball does not bind, float32 may end at 1e-3, in the optimum more than in the constraints. Only inner
-    products are known, so that in float32 nothing that lies closer together than an angle of about 3e-4 (the root of its
-    rounding) can be told apart. Within `fraction = 1 +- 1e-5` (float32; 1e-14 in float64) the step is the one that reaches the
-    fraction: there is hardly another.
+    dimensions, or protected losses leave hardly any room, float32 may end at 1e-3, in the optimum more than in the
+    constraints. Only inner products are known, so that in float32 nothing that lies closer together than an angle of about
+    3e-4 (the root of its rounding) can be told apart. Within `fraction = 1 +- 1e-5` (float32; 1e-14 in float64) the step is
+    the one that reaches the fraction: there is hardly another.
 
     Edge cases: where the ball does not bind, or row 0 is zero, the step is of the shortest kind that the active
     requirements determine; a requirement on a zero row, on opposite rows, or with radius 0 has `t = 0`, and then there is

@@ -170,8 +170,10 @@ def transform(
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
       clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
       forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
-        axis. Each is then promised its improvement (`rules.projected`): `improvement` is one number for all, or `[m]`; if not
-        all can be met, every one gets the same, largest possible fraction. `get_requests` reads what was promised.
+        axis, or is an `ImplicitStack` for them. Each is then promised its improvement (`rules.projected`): `improvement` is
+        one number for all, or `[m]`; if not all can be met, every one gets the same, largest possible fraction.
+        `get_requests` reads what was promised. `update` takes `forget_present`, booleans `[m]` (`Groups.present`): a request
+        that is not there asks nothing. Without it, a gradient of 0 is one to which nothing can be promised, and so to none.
       retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
         may get worse to first order.
       num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.

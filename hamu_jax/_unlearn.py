@@ -96,9 +96,9 @@ def unlearn(
         promise (two more forward passes). 0: never.
       guarantee: shrink every step until the forget loss has really risen as promised; see `Guarantee` for the cost. The
         optimizer's own state (momentum) is that of the whole step. None: steps are taken as they are.
-      forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. Every
-        forget batch must hold an example of each (a `batch_size` of the whole forget set does); without one, nothing can
-        be promised to its request, and so to none.
+      forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. A
+        request without an example in a forget batch is promised nothing in that step, and counts in no mean; a `batch_size`
+        of the whole forget set has them all. `Groups(..., implicit=True)` never holds their gradients.
       mesh: run on its devices (`hamu_jax.sharding.make_mesh`): batches are split, filled up where they do not divide, and
         parameters too if the mesh says so. On many processes (`jax.distributed`) each makes the same call; of arrays it
         reads only the rows that its devices need, an iterable gives its share of every batch. Checkpoints can be resumed

@@ -250,10 +250,26 @@ def test_float64_agrees_with_clarabel(size: int) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_float32_agrees_with_clarabel(size: int) -> None:
     found, problems = table(size, np.float32, resolution=1e-3)
-    # The rows of one low-rank problem (9 in 2 dimensions) are so nearly parallel that float32 products hold its step to
-    # 3e-5 or to 1e-3, depending on the order in which the BLAS sums. All others meet 1e-4.
-    check(found, problems, Errors(FLOAT32, 5e-3, 5e-3, 5e-3, 5e-3, 5e-3))
-    assert np.min(np.mean(found <= FLOAT32, axis=0)) >= 0.98
+    check(found, problems, Errors(*(FLOAT32,) * 6))
+
+
+@pytest.mark.slow
+def test_float32_does_not_depend_on_the_order_of_summation() -> None:
+    """Nine rows in two dimensions, two of them one degree from opposite, at a vertex inside the ball: multipliers of 44.
+
+    The polish once lost row 0 in a fifth of these, whose slack the interior point had left above its multiplier.
+    """
+    problem = next(p for p in cases(SMALL, KINDS) if p.kind == "low rank" and p.rows.shape == (9, 2))
+    exact = problem.rows.astype(np.float32).astype(np.float64)
+    norms = np.linalg.norm(exact, axis=1)
+    noise = np.random.default_rng(0).uniform(-1, 1, (100, 9, 9)) * np.finfo(np.float32).eps / 2
+    grams = np.zeros((100, SMALL + 1, SMALL + 1), np.float32)
+    grams[:, :9, :9] = exact @ exact.T + (noise + np.swapaxes(noise, 1, 2)) / 2 * np.outer(norms, norms)
+    required = np.pad(problem.required, (0, SMALL - 8)).astype(np.float32)
+    solutions = in_turn(jnp.asarray(grams), jnp.asarray(np.tile(required, (100, 1))), jnp.full(100, np.float32(problem.radius)))
+    for i in range(100):
+        found = errors(problem, jax.tree.map(lambda x, i=i: np.asarray(x[i]), solutions), resolution=1e-3)
+        assert max(found) <= FLOAT32, found
 
 
 @pytest.mark.slow
