@@ -3,7 +3,8 @@
     python -m experiments.benchmark [--out DIR] [--only NAME ...] [--smoke]
 
 Writes benchmark.json and benchmark.md. Times depend on the machine and on what else it does: the load average before and
-after stands beside them, and every comparison is of times taken in turn. `experiments.benchmarks.lines` holds the table.
+after stands beside them, and every comparison is of times taken in turn. Where other work shares the CPU, set
+OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation that wait for each other once made it 40 times slower. `experiments.benchmarks.lines` holds the table.
 """
 
 import dataclasses
@@ -50,6 +51,7 @@ def main(config: Config) -> Path:
     before = os.getloadavg()
     found = {name: _measured(name, scale) for name in config.only or LINES}
     load = {"load_average_before": before, "load_average_after": os.getloadavg(), "cores": os.cpu_count()}
+    load["blas_threads"] = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
     environment = {**report.environment(), **load}
     record = {"settings": {**settings("benchmark", config), **dataclasses.asdict(scale)}, "environment": environment}
     report.write_whole(config.out / "benchmark.json", json.dumps({**record, "lines": found}, indent=1) + "\n")

@@ -33,7 +33,19 @@ class Groups:
       implicit: whether the groups' gradients are never held at once: `paired_value_and_grad` then gives an `ImplicitStack` in
         the place of `[count, ...]`. Memory is that of two microbatches of gradients, so give a `microbatch_size`; with `p`
         microbatches a step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
-        rounding. The loss must be hashable, as functions are.
+        rounding. The loss must be hashable, as functions are. On one device only.
+
+    Raises:
+      ValueError: if `count` is not a positive whole number.
+
+    Example:
+      >>> import jax.numpy as jnp, hamu_jax
+      >>> loss = lambda w, batch: batch["x"] @ w
+      >>> batch = {"x": jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), "owner": jnp.array([0, 0, 1])}
+      >>> groups = hamu_jax.Groups(lambda batch: batch["owner"], count=2)
+      >>> losses, grads = hamu_jax.paired_value_and_grad(loss, forget_groups=groups)(jnp.ones(2), batch, batch)
+      >>> print(losses.forget, grads.forget.tolist())
+      [2. 5.] [[2.0, 0.0], [0.0, 5.0]]
     """
 
     of: Callable[[Any], Int[Array, " batch"]]
@@ -49,6 +61,12 @@ class Groups:
         Args:
           batch: a pytree with a leading example axis.
           weights: `[batch]`. None: every example counts.
+
+        Raises:
+          TypeError, ValueError: if `of` does not give a whole number an example.
+
+        >>> Groups(lambda batch: batch, count=3).present(jnp.array([0, 2, 2, -1])).tolist()
+        [True, False, True]
         """
         member = _member(batch, self)
         counts = jnp.ones_like(member) if weights is None else (weights != 0).astype(member.dtype)

@@ -363,6 +363,14 @@ def test_errors() -> None:
         update(ROWS, forget_present=jnp.ones(2, bool))
     with pytest.raises(ValueError, match=re.escape("forget_present: got int32 of shape (3,), expected booleans of shape")):
         update(ROWS, forget_present=jnp.ones(3, jnp.int32))
+    groups = Groups(numbers_of, 3, implicit=True)
+    with pytest.raises(ValueError, match=re.escape("forget_groups: got implicit=True with axis_name='devices'")):
+        hamu_jax.paired_value_and_grad(linear, forget_groups=groups, axis_name="devices")
+    with pytest.raises(ValueError, match=re.escape("forget_groups: got implicit=True with a mesh, expected False")):
+        hamu_jax.sharding.paired_value_and_grad(linear, hamu_jax.sharding.make_mesh(), None, forget_groups=groups)
+    split = hamu_jax.transform(0.1, blocks="global", forget_axis=0, num_requests=3, axis_name="devices")
+    with pytest.raises(ValueError, match=re.escape("forget_grads: got an ImplicitStack on many devices, expected the")):
+        split.update(params, split.init(params), forget_grads=stack())
     with pytest.raises(TypeError, match=re.escape("loss: got an object of type Unhashable that is not hashable, expected")):
         stack(of=Unhashable())
     tx = hamu_jax.transform(0.1)
