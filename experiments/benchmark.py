@@ -4,7 +4,8 @@
 
 Writes benchmark.json and benchmark.md. Times depend on the machine and on what else it does: the load average before and
 after stands beside them, and every comparison is of times taken in turn. Where other work shares the CPU, set
-OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation that wait for each other once made it 40 times slower. `experiments.benchmarks.lines` holds the table.
+OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation that wait for each other once made it 40 times slower.
+`experiments.benchmarks.lines` holds the table.
 """
 
 import dataclasses
