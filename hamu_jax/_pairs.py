@@ -108,7 +108,7 @@ def _parts(examples: Examples, count: int, microbatch_size: int | None) -> tuple
     extra = pieces * width - size
     member = jnp.pad(examples.member, (0, extra), constant_values=count)
     filled = Examples(pad(examples.batch, extra), member, jnp.pad(examples.shares, (0, extra)))
-    return jax.tree.map(lambda x: x.reshape(pieces, width, *x.shape[1:]), filled), pieces
+    return jax.tree.map(lambda x: jnp.asarray(x).reshape(pieces, width, *x.shape[1:]), filled), pieces
 
 
 def _add(gram: Array, left: Examples, right: Examples, inner: Float[Array, "blocks k l"]) -> Array:

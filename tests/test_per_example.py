@@ -153,6 +153,13 @@ class TestAgainstALoop:
 
 
 @pytest.mark.usefixtures("x64")
+def test_gram_of_numpy_examples_in_full_microbatches() -> None:
+    """Nothing is filled up, so nothing makes them JAX's: a traced number can't index them."""
+    examples = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    result = gram(lambda w, x: x @ w, jnp.ones(3), examples, microbatch_size=2)
+    np.testing.assert_allclose(result[0], examples @ examples.T, rtol=1e-6)
+
+
 def test_gram_of_stacked_layers() -> None:
     """A leaf whose leading axis counts blocks: one Gram matrix a layer."""
     params = {"layers": jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)))}
