@@ -152,7 +152,6 @@ class TestAgainstALoop:
         np.testing.assert_allclose(flat(means, 5), MEANS @ g, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.usefixtures("x64")
 def test_gram_of_numpy_examples_in_full_microbatches() -> None:
     """Nothing is filled up, so nothing makes them JAX's: a traced number can't index them."""
     examples = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -160,6 +159,7 @@ def test_gram_of_numpy_examples_in_full_microbatches() -> None:
     np.testing.assert_allclose(result[0], examples @ examples.T, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("x64")
 def test_gram_of_stacked_layers() -> None:
     """A leaf whose leading axis counts blocks: one Gram matrix a layer."""
     params = {"layers": jnp.asarray(np.random.default_rng(1).normal(size=(3, 4)))}
