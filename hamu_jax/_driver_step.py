@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax import _axes, _validate, sharding
+from hamu_jax import _validate, sharding
 from hamu_jax._blocks import partition, path_name
 from hamu_jax._gradients import Loss, example_weights, mean_loss
 from hamu_jax._gram import Tree, accumulation_dtype, cross_gram, inner_products
@@ -125,12 +125,7 @@ def driver_step(
         paired = sharding.paired_value_and_grad(losses[0], mesh, carry_places.params, **options)
         places = (carry_places, replicated(mesh))
     parts = _Parts(losses, paired, optimizer, stopping, guarantee, groups)
-
-    def advance(carry: Carry, retain: Any, forget: Any, *, measure: bool = False) -> tuple[Carry, dict[str, Array]]:
-        with _axes.within(mesh):
-            return _advance(parts, carry, retain, forget, measure=measure)
-
-    run = jax.jit(advance, donate_argnums=0, static_argnames="measure", out_shardings=places)
+    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure", out_shardings=places)
     return Step(run, jax.jit(functools.partial(_sound, parts)), functools.partial(_propose, parts))
 
 

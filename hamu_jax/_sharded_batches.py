@@ -106,9 +106,9 @@ def of_padded(loss: Loss) -> Loss:
     return _OfPadded(loss)
 
 
-def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """Whole on every device of the mesh, if there is one."""
-    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device of the mesh."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def groups_of_padded(groups: Groups) -> Groups:
