@@ -3,13 +3,12 @@
 import dataclasses
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 
 from experiments.data import digits
 from experiments.models.cnn import CNN
 from experiments.train import train
-from hamu_jax import objectives
+from hamu_jax import metrics, objectives
 
 Parts = dict[str, tuple[digits.Examples, digits.Examples]]
 
@@ -57,11 +56,5 @@ def build(forget_class: int, seed: int, model: Any = CNN) -> Task:
     def logits(params: Any, batch: Any) -> Any:
         return nnx.merge(graph, params)(batch["image"])
 
-    def accuracy(params: Any, batch: Any) -> Any:
-        return (jnp.argmax(logits(params, batch), axis=-1) == batch["label"]).astype(jnp.float32)
-
-    def probability(params: Any, batch: Any) -> Any:
-        return jnp.exp(-loss(params, batch))
-
-    loss = objectives.cross_entropy(logits)
-    return Task(split, parts, start, loss, {"accuracy": accuracy, "probability": probability}, seed)
+    of_one = {"accuracy": metrics.accuracy(logits), "probability": metrics.probability(logits)}
+    return Task(split, parts, start, objectives.cross_entropy(logits), of_one, seed)

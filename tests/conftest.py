@@ -29,6 +29,21 @@ def strict_promotion() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def as_users_promote(strict_promotion: None) -> Iterator[None]:  # noqa: ARG001  (after it)
+    """Experiments use optax and flax as they are."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def unoptimised() -> Iterator[None]:
+    """Nothing here is about speed or rounding, so XLA need not take the time to optimise."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Runs a test in float64."""

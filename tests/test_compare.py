@@ -15,13 +15,7 @@ from experiments.compare_table import Results
 SPLITS = ("retain", "forget", "validation retain", "validation forget", "test retain", "test forget")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def standard_promotion(strict_promotion: None) -> Any:  # noqa: ARG001  (after it)
-    """Experiments use optax and flax as they are. XLA need not take the time to optimise."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
 
 def measured(accuracy: float, kl: float = 1.0) -> dict[str, float]:

@@ -13,12 +13,7 @@ import hamu_jax
 from experiments.benchmarks import problems as tasks
 from experiments.models.transformer import Transformer
 
-
-@pytest.fixture(autouse=True)
-def as_users_promote() -> Any:
-    """flax mixes dtypes and ranks."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_promote")
 
 
 @pytest.mark.parametrize("name", tasks.TASKS)

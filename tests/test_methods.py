@@ -35,13 +35,7 @@ RETAIN, FORGET = examples(1, 12), examples(2, 6)
 SUBJECT = methods.Subject(LOSS, PARAMS, FORGET, hamu_jax.Groups(lambda batch: batch["group"], GROUPS))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def standard_promotion(strict_promotion: None) -> Any:  # noqa: ARG001  (after it)
-    """Experiments use optax as it is. Nothing here is about speed or rounding, so XLA need not take the time to optimise."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
 
 def run(method: Method, steps: int = 1) -> hamu_jax.Unlearned:

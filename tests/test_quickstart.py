@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,11 +14,7 @@ from experiments.data import digits
 FILES = ["accuracy.png", "hardness.png", "history.jsonl", "promises.png", "report.json", "report.md", "trade_off.png"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def standard_promotion(strict_promotion: None) -> Any:  # noqa: ARG001  (after it)
-    """Experiments use optax and flax as they are."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_promote")
 
 
 def read(out: Path) -> dict[str, Any]:

@@ -19,11 +19,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def standard_promotion(strict_promotion: None) -> Any:  # noqa: ARG001  (after it)
-    """Experiments use optax as it is."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("as_users_promote")
 
 
 def step_on(text: str, optimizer: Any) -> list[Collective]:
