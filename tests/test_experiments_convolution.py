@@ -16,8 +16,9 @@ ODD = 2 * CHUNK + 3
 PAD = ((1, 1), (1, 1))
 
 
-def _derivatives(convolution: Any, strides: int, padding: Any, image: Any, kernel: Any, tangents: Any) -> dict[str, Any]:
+def _derivatives(convolution: Any, strides: int, padding: Any, inputs: Any) -> dict[str, Any]:
     """What the function is asked for, by name."""
+    image, kernel, tangents = inputs
 
     def conv(image: Any, kernel: Any) -> Any:
         return convolution(image, kernel, (strides, strides), padding, dimension_numbers=DIMENSIONS)
@@ -64,7 +65,7 @@ def _inputs(batch: int, size: int, dtype: Any) -> tuple[jax.Array, jax.Array, tu
 def test_equals_lax(size: int, strides: int, batch: int, dtype: str) -> None:
     padding = PAD if size == 3 else "VALID"
     ours, lax_own = (
-        jax.jit(_derivatives, static_argnums=(0, 1, 2))(conv, strides, padding, *_inputs(batch, size, dtype))
+        jax.jit(_derivatives, static_argnums=(0, 1, 2))(conv, strides, padding, _inputs(batch, size, dtype))
         for conv in (conv_general_dilated, lax.conv_general_dilated)
     )
     # Sums of up to 800 numbers of size one, in another order.

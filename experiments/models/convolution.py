@@ -91,9 +91,8 @@ def _convolve(convolution: Convolution, image: Image, kernel: Kernel) -> Output:
 def _tangent(convolution: Convolution, primals: tuple[Image, Kernel], tangents: tuple[Image, Kernel]) -> tuple[Output, Output]:
     """The product rule; the chunks show only when the second term is transposed, into the gradient of the kernel."""
     (image, kernel), (image_tangent, kernel_tangent) = primals, tangents
-    # Without checkpoint, slices of the image would be kept for the backward pass beside the image.
-    in_chunks = jax.checkpoint(functools.partial(_in_chunks, convolution), prevent_cse=False)
-    return _convolve(convolution, image, kernel), convolution(image_tangent, kernel) + in_chunks(image, kernel_tangent)
+    by_image, by_kernel = convolution(image_tangent, kernel), _in_chunks(convolution, image, kernel_tangent)
+    return _convolve(convolution, image, kernel), by_image + by_kernel
 
 
 def _in_chunks(convolution: Convolution, image: Image, kernel: Kernel) -> Output:
