@@ -5,7 +5,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,10 +15,9 @@ import hamu_jax
 from experiments import digits_task, methods
 from experiments.data import digits
 from experiments.models.mlp import MLP
-from hamu_jax import metrics, report
-
-Record: TypeAlias = dict[str, Any]
-WATCHED = ("validation retain", "validation forget", "test retain", "test forget")
+from experiments.unlearning import Case, Record, measure
+from experiments.unlearning import run as unlearn
+from hamu_jax import report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,25 +86,6 @@ class Setting:
         return f"{self.method}-lr{self.learning_rate:g}-q{self.improvement:g}-seed{seed}.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """What all runs of one seed share.
-
-    Attributes:
-      seed: of everything.
-      subject: the model that is to forget.
-      retain: the retain set, as `methods.prepare` made it.
-      splits: what is evaluated, with the retrained model's logits as `retrained`.
-      retrained: the retrained model's parameters.
-    """
-
-    seed: int
-    subject: methods.Subject
-    retain: Any
-    splits: dict[str, Any]
-    retrained: Any
-
-
 def grid(config: Config) -> list[Setting]:
     """All settings of all methods."""
     settings = []
@@ -117,7 +97,7 @@ def grid(config: Config) -> list[Setting]:
 
 
 def case(config: Config, seed: int) -> Case:
-    """Trains the full and the retrained model of one seed, and evaluates nothing yet."""
+    """Trains the full and the retrained model of one seed, and measures them."""
     task = digits_task.build(config.forget_class, seed, MLP)
     full = task.train(task.split.train, config.epochs, "full")
     retrained = task.train(task.parts["train"][0], config.epochs, "retrained")
@@ -129,7 +109,8 @@ def case(config: Config, seed: int) -> Case:
     known, groups = jax.jit(task.loss.apply), hamu_jax.Groups(_group, config.groups)
     for part in splits.values():
         part["retrained"] = np.asarray(known(retrained, part))
-    return Case(seed, methods.Subject(task.loss, full, forget, groups), retain, splits, retrained)
+    models = {name: measure(task.loss, params, splits) for name, params in (("full", full), ("retrained", retrained))}
+    return Case(methods.Subject(task.loss, full, forget, groups), retain, splits, models)
 
 
 def _group(batch: Any) -> Any:
@@ -157,74 +138,30 @@ def build(config: Config, setting: Setting, subject: methods.Subject) -> methods
     )
 
 
-def run(config: Config, setting: Setting, case: Case) -> Record:
+def run(config: Config, setting: Setting, case: Case, seed: int) -> Record:
     """One run: what it ended with, and the accuracies on its way."""
     built = build(config, setting, case.subject)
-    watched = {name: case.splits[name] for name in WATCHED}
-    evaluation = hamu_jax.Evaluation(watched, _wanted(case), every=-(-config.steps // config.evaluations))
-    result = hamu_jax.unlearn(
-        built.loss,
-        case.subject.params,
-        case.retain,
-        case.subject.forget,
-        built.optimizer,
-        steps=config.steps,
-        batch_size=config.batch_size,
-        seed=case.seed,
-        evaluation=evaluation,
-        progress=False,
-        **built.options,
-    )
-    way = {name: result.history.measured(f"{name}/accuracy") for name in WATCHED}
-    return {
-        "status": result.status,
-        "steps": result.steps,
-        "measured": measure(case, result.params),
-        "way": {name: {"step": steps.tolist(), "accuracy": values.tolist()} for name, (steps, values) in way.items()},
-    }
-
-
-def measure(case: Case, params: Any) -> dict[str, float | None]:
-    """Loss, accuracy, divergence from and agreement with the retrained model on every split; membership inference."""
-    loss = case.subject.loss
-    found = hamu_jax.evaluate(loss, params, case.splits, _wanted(case))
-    losses = {name: metrics.values(loss, params, case.splits[name]) for name in ("retain", "forget", *WATCHED)}
-    for split in ("validation", "test"):
-        # Not finite: a model so broken that its losses overflow. It has no rank statistic.
-        values = [losses[name] for name in ("retain", "forget", f"{split} forget")]
-        whole = all(np.isfinite(x).all() for x in values)
-        found[f"{split} membership"] = metrics.membership_auc(*values).forget_test if whole else float("nan")
-    return {key: value if np.isfinite(value) else None for key, value in found.items()}
-
-
-def _wanted(case: Case) -> dict[str, metrics.Metric]:
-    """The metrics, the same on the way and at the end: one compiled program serves both."""
-    apply = case.subject.loss.apply
-    return {
-        "accuracy": metrics.accuracy(apply),
-        "kl": metrics.kl_divergence(apply, "retrained"),
-        "agreement": metrics.agreement(apply, "retrained"),
-    }
+    options = {"batch_size": config.batch_size, "seed": seed, "progress": False}
+    return unlearn(case, built, steps=config.steps, evaluations=config.evaluations, **options)[1]
 
 
 def run_all(config: Config) -> Iterator[tuple[int, Record, dict[Setting, Record]]]:
     """For each seed: the seed, what the full and the retrained model measure, and every setting's run."""
     for seed in config.seeds:
         here = case(config, seed)
-        models = {"full": measure(here, here.subject.params), "retrained": measure(here, here.retrained)}
-        yield seed, models, {setting: _resumed(config, setting, here) for setting in grid(config)}
+        yield seed, here.models, {setting: _resumed(config, setting, here, seed) for setting in grid(config)}
 
 
-def _resumed(config: Config, setting: Setting, case: Case) -> Record:
+def _resumed(config: Config, setting: Setting, case: Case, seed: int) -> Record:
     """A run, or what it left behind when it was made before with the same configuration."""
     shared = ("dataset", "forget_class", "epochs", "steps", "batch_size", "clip_norm", "evaluations", "groups")
-    made = {name: getattr(config, name) for name in shared} | dataclasses.asdict(setting) | {"seed": case.seed}
-    path = config.out / "runs" / setting.file(case.seed)
+    made = {name: getattr(config, name) for name in shared} | dataclasses.asdict(setting) | {"seed": seed}
+    path = config.out / "runs" / setting.file(seed)
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["made"] == made:
             return record
-    record = {"made": made, **run(config, setting, case)}
+    record = {"made": made, **run(config, setting, case, seed)}
     report.write_whole(path, json.dumps(record) + "\n")
     return record
 

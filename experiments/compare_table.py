@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.compare_runs import Config, Record, Setting
+from experiments.compare_runs import Config, Setting
 from experiments.pareto import hypervolume, pareto_front
+from experiments.unlearning import Record
 
 Measured = Mapping[str, Any]
 REFERENCE = (1.0, 0.0)  # the worst: all of what is to be forgotten is right, nothing of what is kept

@@ -14,6 +14,7 @@ import hamu_jax
 from experiments import compare_runs
 from experiments.compare_runs import Config, Setting
 from experiments.record import settings
+from experiments.unlearning import Case
 from hamu_jax import report
 
 WARM_UP, STEPS, ROUNDS = 20, 100, 5
@@ -56,7 +57,7 @@ def explain(record: dict[str, Any]) -> str:
 class _Stepper:
     """One method's step, compiled and warm."""
 
-    def __init__(self, config: Config, setting: Setting, case: compare_runs.Case, batches: list[Any]) -> None:
+    def __init__(self, config: Config, setting: Setting, case: Case, batches: list[Any]) -> None:
         built = compare_runs.build(config, setting, case.subject)
         gradients = hamu_jax.paired_value_and_grad(built.loss, **built.options)
 

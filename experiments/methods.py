@@ -48,7 +48,7 @@ class Method:
       retain: the retain objective, which must fall.
       forget: the forget objective, which must RISE: see `objectives.lowered`.
       options: further arguments of `hamu_jax.combine`.
-      promises: whether it takes a required improvement.
+      promise: of a method that takes a required improvement, how its rule is made; of the closed forms with `infeasible`.
       wrap: an optax transformation that its steps go through, given the forget loss.
     """
 
@@ -58,8 +58,13 @@ class Method:
     retain: Objective = lambda subject: subject.loss
     forget: Objective = lambda subject: subject.loss
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    promises: bool = False
+    promise: Callable[..., rules.Rule] | None = None
     wrap: Wrapper | None = None
+
+    @property
+    def promises(self) -> bool:
+        """Whether it takes a required improvement."""
+        return self.promise is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,23 +89,50 @@ def prepare(
 
 
 def build(
-    method: Method, subject: Subject, *, learning_rate: float, improvement: float = 0.0, clip_norm: float | None = 1.0
+    method: Method,
+    subject: Subject,
+    *,
+    learning_rate: float,
+    improvement: float = 0.0,
+    clip_norm: float | None = 1.0,
+    infeasible: str | None = None,
+    base: str = "sgd",
+    **options: Any,
 ) -> Built:
     """A method's objectives and its optimizer.
 
     Learning rate and improvement are part of the optimizer's state, not of the program: runs that differ in them alone
     are the same program, which XLA's compilation cache then compiles once.
+
+    Args:
+      method: of `METHODS`.
+      subject: the model that is to forget.
+      learning_rate: of the steps.
+      improvement: required, where the method takes one.
+      clip_norm: to which both gradients are clipped.
+      infeasible: what HAMU-Q and HAMU-U do when they cannot keep a promise. None: their default.
+      base: a name in `BASES`, the optimizer that takes the steps.
+      **options: further arguments of `hamu_jax.combine`, before the method's own.
+
+    Raises:
+      ValueError: for another base, or `infeasible` given to a method without one.
     """
+    if base not in BASES:
+        raise ValueError(f"base: got {base!r}, expected one of {', '.join(BASES)}")
+    if infeasible is not None and method.promise not in (rules.hamu_q, rules.hamu_u):
+        raise ValueError(f"infeasible: got {infeasible!r} for {method.title}, expected None: it promises nothing of that kind")
+    rule = method.rule if infeasible is None else method.promise(infeasible)
     retain, forget = method.retain(subject), method.forget(subject)
-    requests = {"num_requests": subject.groups.count} if method.rule.many else {}
+    requests = {"num_requests": subject.groups.count} if rule.many else {}
 
     def chain(learning_rate: Any, improvement: Any) -> optax.GradientTransformationExtraArgs:
-        step = hamu_jax.combine(method.rule, improvement=improvement, clip_norm=clip_norm, **{**method.options, **requests})
+        given = {**method.options, **options, **requests}
+        step = hamu_jax.combine(rule, improvement=improvement, clip_norm=clip_norm, **given)
         wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]
-        return optax.chain(step, *wrapped, optax.scale_by_learning_rate(learning_rate))
+        return optax.chain(step, *wrapped, BASES[base](learning_rate))
 
     optimizer = optax.inject_hyperparams(chain)(learning_rate=learning_rate, improvement=improvement)
-    return Built(retain, optimizer, {"forget_loss": forget, "forget_groups": subject.groups if method.rule.many else None})
+    return Built(retain, optimizer, {"forget_loss": forget, "forget_groups": subject.groups if rule.many else None})
 
 
 def _teacher(batch: Any) -> jax.Array:
@@ -144,6 +176,12 @@ def _salient(subject: Subject, forget: Loss) -> optax.GradientTransformation:
     return masked_updates(saliency_mask(grads.forget))
 
 
+BASES: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "sgd": optax.scale_by_learning_rate,
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "adamw": lambda rate: optax.adamw(rate, weight_decay=0.0),
+}
+
 WHOLE = {"blocks": "global"}  # inner products of whole gradients, as in the papers
 COSINE = {"distribution": "relative"}
 
@@ -164,9 +202,9 @@ METHODS: dict[str, Method] = {
     "mgda": Method("multiple-gradient descent", "arXiv 1810.04650", rules.mgda(), options=WHOLE),
     "cagrad": Method("conflict-averse gradient", "arXiv 2110.14048", rules.cagrad(), options=WHOLE),
     "nash": Method("Nash bargaining", "arXiv 2202.01017; MUNBa, arXiv 2411.15537", rules.nash(), options=WHOLE),
-    "hamu-q": Method("HAMU-Q", "arXiv 2606.02119, section 4", rules.hamu_q(), options=COSINE, promises=True),
-    "hamu-u": Method("HAMU-U", "arXiv 2606.02119, section 4", rules.hamu_u(), options=COSINE, promises=True),
+    "hamu-q": Method("HAMU-Q", "arXiv 2606.02119, section 4", rules.hamu_q(), options=COSINE, promise=rules.hamu_q),
+    "hamu-u": Method("HAMU-U", "arXiv 2606.02119, section 4", rules.hamu_u(), options=COSINE, promise=rules.hamu_u),
     "hamu-projected": Method(
-        "a promise to every request", "this library", rules.projected(), options={**WHOLE, **COSINE}, promises=True
+        "a promise to every request", "this library", rules.projected(), options={**WHOLE, **COSINE}, promise=rules.projected
     ),
 }

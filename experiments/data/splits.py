@@ -72,6 +72,35 @@ def split(labels: Int[np.ndarray, " n"], forget_class: int, rho: float, seed: in
     return parts
 
 
+def alike(labels: Int[np.ndarray, " n"], like: Int[np.ndarray, " m"]) -> Int[np.ndarray, " rows"]:
+    """The most rows whose classes are in the proportions of `like`, of each class the first, in their order.
+
+    Unseen images to compare with a forget or a retain set: for one class the images of that class, for a random set all.
+
+    Args:
+      labels: `[n]`, what there is.
+      like: `[m]`, the labels of the set.
+
+    Returns:
+      Row numbers. Numbers of rows are rounded down, but a class of `like` that there is has one at least.
+
+    Raises:
+      ValueError: if there is no row of a class of `like`.
+
+    Example:
+      >>> print(alike(np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 1])))
+      [0 3 4]
+    """
+    classes, wanted = np.unique(like, return_counts=True)
+    there = np.array([np.sum(labels == label) for label in classes])
+    if not there.all():
+        raise ValueError(f"labels: got none of class {classes[there == 0][0]}, expected some of every class of `like`")
+    counts = np.maximum(1, np.floor(wanted * np.min(there / wanted) + 1e-9).astype(int))  # 1e-9: 3 * (1 / 3) is 1
+    return np.sort(
+        np.concatenate([np.flatnonzero(labels == label)[:count] for label, count in zip(classes, counts, strict=True)])
+    )
+
+
 def _random(count: int, seed: int) -> Split:
     """A random tenth, rounded up."""
     order = np.random.default_rng(seed).permutation(count)

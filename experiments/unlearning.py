@@ -1,0 +1,86 @@
+"""One unlearning run, as every comparison makes it: the driver on a case, and what is measured of what it returns."""
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+
+import hamu_jax
+from experiments import methods
+from hamu_jax import metrics, objectives
+
+Record: TypeAlias = dict[str, Any]
+WATCHED = ("validation retain", "validation forget", "test retain", "test forget")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What all runs on one model share.
+
+    Attributes:
+      subject: the model that is to forget.
+      retain: the retain set, as `methods.prepare` made it.
+      splits: what is evaluated: `retain`, `forget` and those of `WATCHED`, with the retrained model's logits as `retrained`.
+      models: what the full and the retrained model measure.
+    """
+
+    subject: methods.Subject
+    retain: Any
+    splits: dict[str, Any]
+    models: dict[str, Record]
+
+
+def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **options: Any) -> tuple[hamu_jax.Unlearned, Record]:
+    """Unlearns.
+
+    Args:
+      case: model and data.
+      built: the method.
+      steps: at most.
+      evaluations: on the way, for Pareto pictures.
+      **options: further arguments of `hamu_jax.unlearn`.
+
+    Returns:
+      What the driver returns; and what a table needs of it: how it ended, what the model measures, accuracies on the way.
+    """
+    watched = {name: case.splits[name] for name in WATCHED}
+    evaluation = hamu_jax.Evaluation(watched, _wanted(case.subject.loss), every=-(-steps // evaluations))
+    result = hamu_jax.unlearn(
+        built.loss,
+        case.subject.params,
+        case.retain,
+        case.subject.forget,
+        built.optimizer,
+        steps=steps,
+        evaluation=evaluation,
+        **built.options,
+        **options,
+    )
+    way = {name: result.history.measured(f"{name}/accuracy") for name in WATCHED}
+    return result, {
+        "status": result.status,
+        "steps": result.steps,
+        "measured": measure(case.subject.loss, result.params, case.splits),
+        "way": {name: {"step": steps.tolist(), "accuracy": values.tolist()} for name, (steps, values) in way.items()},
+    }
+
+
+def measure(loss: objectives.CrossEntropy, params: Any, splits: dict[str, Any]) -> dict[str, float | None]:
+    """Loss, accuracy, divergence from and agreement with the retrained model on every split; membership inference."""
+    found = hamu_jax.evaluate(loss, params, splits, _wanted(loss))
+    losses = {name: metrics.values(loss, params, splits[name]) for name in ("retain", "forget", *WATCHED)}
+    for split in ("validation", "test"):
+        # Not finite: a model so broken that its losses overflow. It has no rank statistic.
+        values = [losses[name] for name in ("retain", "forget", f"{split} forget")]
+        whole = all(np.isfinite(x).all() for x in values)
+        found[f"{split} membership"] = metrics.membership_auc(*values).forget_test if whole else float("nan")
+    return {key: value if np.isfinite(value) else None for key, value in found.items()}
+
+
+def _wanted(loss: objectives.CrossEntropy) -> dict[str, metrics.Metric]:
+    """The metrics, the same on the way and at the end: one compiled program serves both."""
+    return {
+        "accuracy": metrics.accuracy(loss.apply),
+        "kl": metrics.kl_divergence(loss.apply, "retrained"),
+        "agreement": metrics.agreement(loss.apply, "retrained"),
+    }
