@@ -28,9 +28,9 @@ def extraction_strength(apply: Apply, *, label: Any = "label") -> Metric:
     Example:
       >>> import jax.numpy as jnp
       >>> metric = extraction_strength(lambda params, batch: params[batch["tokens"]])
-      >>> batch = {"tokens": jnp.array([[0, 1, 2, 3]]), "label": jnp.array([[-1, 0, 2, 3]])}
-      >>> print(metric(jnp.eye(4), batch).round(3))
-      [0.667]
+      >>> batch = {"tokens": jnp.array([[0, 1, 2, 3]]), "label": jnp.array([[1, 0, 2, 3]])}
+      >>> print(metric(jnp.eye(4), batch))
+      [0.5]
 
     Source: Carlini et al. 2021, "Extracting training data from large language models"; as a measure of unlearning Wang et al.
     2025, arXiv 2406.09179. The code of OpenUnlearning (arXiv 2506.12618) gives `1 / n` where this is 0.
