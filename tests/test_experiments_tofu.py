@@ -118,17 +118,17 @@ def test_own_files(tmp_path: Path) -> None:
 
 
 def test_the_benchmark_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds nothing, expected full.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"holds nothing, expected full\.jsonl"):
         tofu.load(tmp_path)
     (tmp_path / "full.json").write_text(WRONG, encoding="utf-8")
-    with pytest.raises(ValueError, match="got 2 rows in .*full, expected 4000"):
+    with pytest.raises(ValueError, match=r"got 2 rows in .*full, expected 4000"):
         tofu.load(tmp_path)
 
 
 def test_waterdrum_in_every_layout(tmp_path: Path) -> None:
     parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
     (tmp_path / "retain.jsonl").write_text(WRONG, encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match="which holds retain.jsonl, expected forget-"):
+    with pytest.raises(FileNotFoundError, match=r"which holds retain\.jsonl, expected forget-"):
         waterdrum.load(tmp_path)
     for number, answer in enumerate(("One.", "Two.")):
         table = pyarrow.table({"question": ["Who?"], "answer": [answer]})

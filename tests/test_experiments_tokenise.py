@@ -18,13 +18,15 @@ from experiments.models.transformer import Transformer
 from hamu_jax import metrics, objectives
 
 CHATML = (
-    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>' + '\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
 )
 SPECIALS = {"bos_token": "<|start|>", "eos_token": "<|end|>"}
 MODEL = ROOT / "models" / "smollm2-135m-instruct"
 
-pytestmark = pytest.mark.usefixtures("as_users_promote")
+pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
 
 @functools.cache
@@ -158,8 +160,7 @@ def test_padding_never_changes_a_loss_or_a_gradient() -> None:
     (expected, expected_gradient), (got, gradient) = each(params, data), each(params, filled)
     np.testing.assert_allclose(got, expected, rtol=2e-6)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
-        if one.shape == other.shape:
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     parts = buckets.divide(data, buckets.lengths(data, 2))
     assert len(parts) == 2
     by_bucket = buckets.by_bucket(lambda part: metrics.values(loss, params, part), parts)

@@ -1,5 +1,6 @@
 """Extraction strength, against greedy decoding and counting in plain Python."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -56,7 +57,7 @@ def test_it_is_what_greedy_decoding_writes_from_a_prefix() -> None:
     for _ in range(TIME - 4):
         text.append(int(table[text[-2], text[-1]].argmax()))
     answer = text[2:]
-    logits = np.stack([table[a, b] for a, b in zip(text[:-2], text[1:-1], strict=True)])[None]
+    logits = np.stack([table[a, b] for a, b in itertools.pairwise(text[:-1])])[None]
     strength = float(metrics.extraction_strength(apply)(logits, {"label": np.array([answer])})[0])
 
     def written(prefix: int) -> list[int]:
