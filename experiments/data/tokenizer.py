@@ -1,6 +1,7 @@
 """A language model's tokenizer, from the files of a Hugging Face directory, and its chat template."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +53,7 @@ class Tokenizer:
           ValueError: if the template is wrong, or refuses the conversation.
         """
         try:
-            compiled = _environment().from_string(self.template)
-            return compiled.render(messages=messages, add_generation_prompt=prompt, **self.specials)
+            return _compiled(self.template).render(messages=messages, add_generation_prompt=prompt, **self.specials)
         except jinja2.TemplateError as error:
             raise ValueError(f"template: got one that fails with {error}, expected a Jinja chat template") from error
 
@@ -96,14 +96,15 @@ def build(encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, templat
     return Tokenizer(encoder, end, numbers.get("pad_token", end), dict(specials), template or PLAIN)
 
 
-def _environment() -> jinja2.Environment:
-    """As transformers has it: templates come with models, from strangers, and run in a sandbox."""
+@functools.cache
+def _compiled(template: str) -> jinja2.Template:
+    """A template, once: compiling takes longer than rendering. As in transformers, a stranger's runs in a sandbox."""
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
     )
     environment.globals["raise_exception"] = _refuse
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    return environment
+    return environment.from_string(template)
 
 
 def _refuse(message: str) -> NoReturn:
