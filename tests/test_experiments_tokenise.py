@@ -82,6 +82,7 @@ def test_odd_answers() -> None:
     check_labels([questions.Question(row, "Why?", text) for row, text in enumerate(texts)], small())
 
 
+@pytest.mark.slow
 def test_the_real_tokenizer_on_the_benchmark() -> None:
     asked = tofu.load(shared_data("tofu")).questions
     for one in asked:
