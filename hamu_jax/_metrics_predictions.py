@@ -60,7 +60,8 @@ class Metric:
 def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
     """1 where the label has the largest logit, else 0; for sequences the fraction of their tokens (token accuracy).
 
-    Of equal logits the first counts as the largest. Logits that are NaN give NaN.
+    Of equal logits the first counts as the largest. Logits that are NaN give NaN. Of the tokens of a text that was trained on
+    it is what is called exact memorisation (Tirumala et al. 2022, arXiv 2205.10770).
 
     Args:
       apply: `apply(params, batch) -> logits`, `[batch, classes]`, or `[batch, time, vocabulary]` such that `logits[:, t]`
@@ -78,7 +79,7 @@ def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.eye(2), {"x": jnp.eye(2), "label": jnp.array([0, 0])}))
       [1. 0.]
     """
-    return Metric(apply, label, _right, _mean)
+    return Metric(apply, label, right, _mean)
 
 
 def entropy(apply: Apply, *, label: Any = "label") -> Metric:
@@ -207,7 +208,7 @@ def _top(logits: Float[Array, "*labels classes"]) -> tuple[Int[Array, "*labels"]
     return jnp.argmax(logits, axis=-1).astype(jnp.int32), ~jnp.any(jnp.isnan(logits), axis=-1)
 
 
-def _right(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
+def right(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
     """1 for a right prediction."""
     predicted, known = _top(logits)
     return jnp.where(known, (predicted == labels).astype(logits.dtype), jnp.nan)
@@ -219,7 +220,7 @@ def _agree(
     """1 for the same prediction."""
     del labels
     predicted, known = _top(reference)
-    return jnp.where(known, _right(logits, predicted), jnp.nan)
+    return jnp.where(known, right(logits, predicted), jnp.nan)
 
 
 def _entropy(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:

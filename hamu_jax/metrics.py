@@ -1,13 +1,14 @@
 """Metrics: what a model still knows, of single examples and of whole sets.
 
 Numbers about predictions, one an example, for `evaluate` and `Evaluation(metrics=...)`: `accuracy`, `entropy`, `probability`,
-`min_k`, `min_k_plus_plus`, and beside another model `kl_divergence`, `agreement`.
+`min_k`, `min_k_plus_plus`, `extraction_strength`, and beside another model `kl_divergence`, `agreement`.
 
 Functions of arrays of numbers on the host: `auc` and `membership_auc` (of what `values` collects), and TOFU's
 `rouge_l_recall`, `truth_ratio`, `tofu_scores`, `model_utility`, `forget_quality`. These need `hamu_jax[metrics]`.
 """
 
 from hamu_jax._metrics_membership import MembershipAUC, auc, membership_auc, values
+from hamu_jax._metrics_memorisation import extraction_strength
 from hamu_jax._metrics_min_k import min_k, min_k_plus_plus
 from hamu_jax._metrics_predictions import (
     Metric,
@@ -27,6 +28,7 @@ __all__ = [
     "agreement",
     "auc",
     "entropy",
+    "extraction_strength",
     "forget_quality",
     "kl_divergence",
     "membership_auc",

@@ -1,0 +1,225 @@
+"""Questions with their answers, and plain texts, from JSON lines; what is to be forgotten of them and what retained."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Int
+
+Variant = Literal["paraphrased_question", "paraphrased_answer", "perturbed_answers"]
+Duplicates = Literal["semantic", "exact"]
+
+
+class Question(NamedTuple):
+    """A question with its answer, or a plain text.
+
+    Attributes:
+      row: its number in the set that it comes from, from 0: results name it by this, not by its text.
+      question: None for a plain text.
+      answer: what is to be learned or forgotten; the plain text.
+      paraphrased_question: the same in other words. None if there is none.
+      paraphrased_answer: likewise.
+      perturbed_answers: wrong answers, in the form of the paraphrased one.
+      person: whom it is about, if that is known.
+    """
+
+    row: int
+    question: str | None
+    answer: str
+    paraphrased_question: str | None = None
+    paraphrased_answer: str | None = None
+    perturbed_answers: tuple[str, ...] = ()
+    person: str | None = None
+
+
+class Sets(NamedTuple):
+    """What to retain and what to forget, and what makes forgetting hard.
+
+    Attributes:
+      retain: what must stay.
+      forget: what must go.
+      semantic_duplicates: the forget set in other words. Empty if there are none.
+      exact_duplicates: the forget set once more.
+    """
+
+    retain: tuple[Question, ...]
+    forget: tuple[Question, ...]
+    semantic_duplicates: tuple[Question, ...] = ()
+    exact_duplicates: tuple[Question, ...] = ()
+
+    def hard(self, kind: Duplicates = "semantic") -> "Sets":
+        """The same with duplicates of the forget set among what is retained, after everything else: the paper's hard case.
+
+        Raises:
+          ValueError: for another word, or if there are no such duplicates.
+        """
+        if kind not in get_args(Duplicates):
+            raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(get_args(Duplicates))}")
+        added = self.semantic_duplicates if kind == "semantic" else self.exact_duplicates
+        if not added:
+            raise ValueError(f"kind: got {kind!r}, of which this data has none, expected duplicates of the forget set")
+        return self._replace(retain=(*self.retain, *added))
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Question, ...]:
+    """Reads JSON lines: one object a line with `question` and `answer`, or with `text`.
+
+    Optional fields are `paraphrased_question`, `paraphrased_answer`, `perturbed_answer` (TOFU's name: a list of wrong
+    answers, or one) and `person`; all others are ignored, and so are empty lines.
+
+    Args:
+      path: the file, in UTF-8.
+
+    Returns:
+      The questions in the order of the file.
+
+    Raises:
+      FileNotFoundError: if it is not there.
+      ValueError: naming file, line and field, for what is not a JSON object or lacks a field, for one that is not text or is
+        blank, and for a file without questions.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"path: got {path}, expected a file of JSON lines")
+    with path.open(encoding="utf-8") as file:
+        numbered = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"{path}: got no lines, expected one JSON object a line")
+    return tuple(
+        question(_object(f"{path}, line {number}", line), row, f"{path}, line {number}")
+        for row, (number, line) in enumerate(numbered)
+    )
+
+
+def question(fields: Mapping[str, Any], row: int, where: str) -> Question:
+    """One question from its fields, as `read` takes them; `where` says in errors where they come from."""
+    text = "text" in fields and "question" not in fields
+    wrong = fields.get("perturbed_answer") or ()
+    return Question(
+        row,
+        None if text else _text(fields, "question", where),
+        _text(fields, "text" if text else "answer", where),
+        *(_text(fields, name, where) if fields.get(name) else None for name in ("paraphrased_question", "paraphrased_answer")),
+        tuple(_each(wrong, f"{where}, field 'perturbed_answer'")),
+        _text(fields, "person", where) if fields.get("person") else None,
+    )
+
+
+def variants(questions: Sequence[Question], which: Variant) -> tuple[Question, ...]:
+    """The same questions with another wording, to be evaluated like them.
+
+    Args:
+      questions: `n` of them.
+      which: `"paraphrased_question"`: with the answer as it is (does what was learned generalise?); `"paraphrased_answer"` and
+        `"perturbed_answers"`: to the question as it is, what the truth ratio compares. Of k wrong answers each it makes
+        `n k` questions, those of one question side by side: losses of them are reshaped to `[n, k]`.
+
+    Returns:
+      The new questions, with the row of the old.
+
+    Raises:
+      ValueError: for another word, for a question that has no such wording, or different numbers of wrong answers.
+
+    Example:
+      >>> asked = Question(3, "How high?", "Two miles.", perturbed_answers=("One mile.", "Four miles."))
+      >>> [(one.row, one.answer) for one in variants([asked], "perturbed_answers")]
+      [(3, 'One mile.'), (3, 'Four miles.')]
+    """
+    if which not in get_args(Variant):
+        raise ValueError(f"which: got {which!r}, expected one of {', '.join(get_args(Variant))}")
+    counts = {len(one.perturbed_answers) for one in questions}
+    if which == "perturbed_answers" and len(counts) > 1:
+        raise ValueError(
+            f"questions: got {', '.join(map(str, sorted(counts)))} wrong answers, expected as many for each question"
+        )
+    for one in questions:
+        if not getattr(one, which):
+            raise ValueError(f"questions: got row {one.row} without {which}, expected every question to have it")
+    return tuple(new for one in questions for new in VARIANTS[which](one))
+
+
+VARIANTS: dict[str, Callable[[Question], Iterable[Question]]] = {
+    "paraphrased_question": lambda one: (one._replace(question=one.paraphrased_question),),
+    "paraphrased_answer": lambda one: (one._replace(answer=one.paraphrased_answer),),
+    "perturbed_answers": lambda one: (one._replace(answer=answer) for answer in one.perturbed_answers),
+}
+
+
+def duplicates(questions: Sequence[Question], kind: Duplicates) -> tuple[Question, ...]:
+    """Duplicates of questions that must be forgotten, to be put among those that are retained.
+
+    Args:
+      questions: the questions.
+      kind: `"semantic"`: question and answer in other words; `"exact"`: the same once more.
+
+    Returns:
+      One duplicate of each, with its row.
+
+    Raises:
+      ValueError: for another word, or for a question without paraphrases.
+    """
+    if kind not in get_args(Duplicates):
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(get_args(Duplicates))}")
+    if kind == "exact":
+        return tuple(questions)
+    return variants(variants(questions, "paraphrased_answer"), "paraphrased_question")
+
+
+def sets(questions: Sequence[Question], retain: Int[np.ndarray, " r"], forget: Int[np.ndarray, " f"]) -> Sets:
+    """The sets of these rows, with duplicates; semantic ones only if every forgotten question has been paraphrased."""
+    forgotten = tuple(questions[row] for row in forget)
+    paraphrased = all(one.paraphrased_question and one.paraphrased_answer for one in forgotten)
+    return Sets(
+        tuple(questions[row] for row in retain),
+        forgotten,
+        duplicates(forgotten, "semantic") if paraphrased else (),
+        duplicates(forgotten, "exact"),
+    )
+
+
+def from_files(retain: str | os.PathLike[str], forget: str | os.PathLike[str]) -> Sets:
+    """The sets of a user's own files, as `read` reads them.
+
+    Args:
+      retain: the path of what must stay.
+      forget: the path of what must go.
+
+    Returns:
+      The sets, with duplicates as `sets` makes them. Rows are those of either file.
+    """
+    kept, forgotten = read(retain), read(forget)
+    both = (*kept, *forgotten)
+    return sets(both, np.arange(len(kept)), np.arange(len(kept), len(both)))
+
+
+def _object(where: str, line: str) -> Mapping[str, Any]:
+    """One line."""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: got what is not JSON ({error}), expected a JSON object") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: got {type(found).__name__}, expected a JSON object")
+    return found
+
+
+def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be there."""
+    if name not in fields:
+        there = ", ".join(sorted(fields)) or "no fields"
+        raise ValueError(f"{where}: got {there}, expected the field '{name}' (question and answer, or text)")
+    (found,) = _each([fields[name]], f"{where}, field '{name}'")
+    return found
+
+
+def _each(found: Any, where: str) -> Iterator[str]:
+    """Texts, of one or several."""
+    if not isinstance(found, (str, list, tuple)):
+        raise ValueError(f"{where}: got {found!r}, expected a text or a list of texts")
+    for one in [found] if isinstance(found, str) else found:
+        if not isinstance(one, str) or not one.strip():
+            raise ValueError(f"{where}: got {one!r}, expected a text that is not blank")
+        yield one
