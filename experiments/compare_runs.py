@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 import hamu_jax
@@ -106,9 +105,9 @@ def case(config: Config, seed: int) -> Case:
         for name, part in _named(task.parts).items()
     }
     retain, forget = (dict(splits[name]) for name in ("retain", "forget"))
-    known, groups = jax.jit(task.loss.apply), hamu_jax.Groups(_group, config.groups)
+    groups = hamu_jax.Groups(_group, config.groups)
     for part in splits.values():
-        part["retrained"] = np.asarray(known(retrained, part))
+        part["retrained"] = methods.logits(task.loss.apply, retrained, part)
     models = {name: measure(task.loss, params, splits) for name, params in (("full", full), ("retrained", retrained))}
     return Case(methods.Subject(task.loss, full, forget, groups), retain, splits, models)
 

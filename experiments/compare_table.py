@@ -114,7 +114,7 @@ def summarise(results: Results) -> dict[str, dict[str, Any]]:
             "at the edge": _at_the_edge(results.config, chosen),
             "validation gap": score(results, chosen)[0],
             "status": results.over_seeds(lambda seed, chosen=chosen: results.runs[seed][chosen]["status"]),
-            "numbers": {**numbers, "hypervolume": _mean_and_deviation(volumes)},
+            "numbers": {**numbers, "hypervolume": mean_and_deviation(volumes)},
         }
     return rows
 
@@ -123,12 +123,12 @@ def _numbers(results: Results, of: Callable[[int], Measured]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of all that was measured."""
     seeds = results.config.seeds
     names = of(seeds[0])
-    numbers = {name: _mean_and_deviation([of(seed)[name] for seed in seeds]) for name in names}
+    numbers = {name: mean_and_deviation([of(seed)[name] for seed in seeds]) for name in names}
     gaps = results.over_seeds(lambda seed: gap(of(seed), results.models[seed]["retrained"], "test"))
-    return {**numbers, "gap": _mean_and_deviation(gaps)}
+    return {**numbers, "gap": mean_and_deviation(gaps)}
 
 
-def _mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
+def mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
     """Mean and sample standard deviation; None if a value is missing."""
     if any(value is None for value in values):
         return None

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 import hamu_jax
-from experiments import compare_runs
-from experiments.compare_runs import Config, Setting
+from experiments import compare_runs, methods
+from experiments.compare_runs import Config
 from experiments.record import settings
 from experiments.unlearning import Case
 from hamu_jax import report
@@ -22,21 +22,38 @@ WARM_UP, STEPS, ROUNDS = 20, 100, 5
 
 def main(config: Config) -> Path:
     """Measures it; returns the path of the file. Run the comparison again (all runs are finished) to add it to its table."""
-    load = os.getloadavg()[0]
     case = compare_runs.case(config, config.seeds[0])
-    batches = [
-        jax.device_put(jax.tree.map(lambda x: x[: config.batch_size], data)) for data in (case.retain, case.subject.forget)
-    ]
     firsts = {setting.method: setting for setting in reversed(compare_runs.grid(config))}
-    steps = {name: _Stepper(config, firsts[name], case, batches) for name in config.methods}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(1 if config.smoke else ROUNDS):  # in turns, so that a disturbance meets all of them
-        for name, stepper in steps.items():
-            times[name] += stepper.times(STEPS)
-    made = {"settings": settings("compare", config), "environment": report.environment(), "load average before": load}
-    record = {**made, "milliseconds": {name: 1e3 * float(np.median(values)) for name, values in times.items()}}
+    built = {name: compare_runs.build(config, firsts[name], case.subject) for name in config.methods}
+    made = {"settings": settings("compare", config), "environment": report.environment()}
+    record = {**made, **measure(case, built, config.batch_size, rounds=1 if config.smoke else ROUNDS)}
     report.write_whole(_path(config), json.dumps(record, indent=1) + "\n")
     return _path(config)
+
+
+def measure(
+    case: Case,
+    built: dict[str, methods.Built],
+    batch_size: int,
+    *,
+    rounds: int = ROUNDS,
+    steps: int = STEPS,
+    warm_up: int = WARM_UP,
+) -> dict[str, Any]:
+    """`milliseconds`: the median time of each method's step, in turns, so that a disturbance meets all; and the load before."""
+    load = os.getloadavg()[0]
+    batches = [jax.device_put(jax.tree.map(lambda x: x[:batch_size], data)) for data in (case.retain, case.subject.forget)]
+    steppers = {name: _Stepper(one, case.subject.params, batches) for name, one in built.items()}
+    for stepper in steppers.values():
+        stepper.times(warm_up)
+    times: dict[str, list[float]] = {name: [] for name in steppers}
+    for _ in range(rounds):
+        for name, stepper in steppers.items():
+            times[name] += stepper.times(steps)
+    return {
+        "load average before": load,
+        "milliseconds": {name: 1e3 * float(np.median(values)) for name, values in times.items()},
+    }
 
 
 def read(config: Config) -> dict[str, Any] | None:
@@ -55,10 +72,9 @@ def explain(record: dict[str, Any]) -> str:
 
 
 class _Stepper:
-    """One method's step, compiled and warm."""
+    """One method's step."""
 
-    def __init__(self, config: Config, setting: Setting, case: Case, batches: list[Any]) -> None:
-        built = compare_runs.build(config, setting, case.subject)
+    def __init__(self, built: methods.Built, params: Any, batches: list[Any]) -> None:
         gradients = hamu_jax.paired_value_and_grad(built.loss, **built.options)
 
         @jax.jit
@@ -68,8 +84,7 @@ class _Stepper:
             return optax.apply_updates(params, updates), state, losses
 
         self.step, self.batches = step, batches
-        self.carry = (case.subject.params, built.optimizer.init(case.subject.params))
-        self.times(WARM_UP)
+        self.carry = (params, built.optimizer.init(params))
 
     def times(self, count: int) -> list[float]:
         """Seconds of each of `count` steps, always from the same parameters: their values do not drift away."""

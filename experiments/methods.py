@@ -82,10 +82,17 @@ def prepare(
     """Examples with what methods ask of them: the original model's logits, a wrong label, and the number of a request."""
     return {
         **examples,
-        "teacher": np.asarray(jax.jit(loss.apply)(params, examples)),
+        "teacher": logits(loss.apply, params, examples),
         "random": objectives.random_labels(examples["label"], classes, seed=seed),
         "group": np.arange(len(examples["label"]), dtype=np.int32) % groups,
     }
+
+
+def logits(apply: Callable[[Any, Any], jax.Array], params: Any, examples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A model's logits of all examples, some at a time."""
+    known, size = jax.jit(apply), len(examples["label"])
+    parts = ({name: value[start : start + AT_ONCE] for name, value in examples.items()} for start in range(0, size, AT_ONCE))
+    return np.concatenate([np.asarray(known(params, part)) for part in parts])
 
 
 def build(
@@ -175,6 +182,8 @@ def _salient(subject: Subject, forget: Loss) -> optax.GradientTransformation:
     _, grads = hamu_jax.paired_value_and_grad(forget)(subject.params, subject.forget, subject.forget)
     return masked_updates(saliency_mask(grads.forget))
 
+
+AT_ONCE = 2000  # examples whose logits are computed at once
 
 BASES: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "sgd": optax.scale_by_learning_rate,

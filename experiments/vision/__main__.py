@@ -1,6 +1,6 @@
-"""Unlearning on images, a command a stage.
+"""Unlearning on images, a command a stage: train, retrain, unlearn, evaluate, report; `--help` after each says its options.
 
-python -m experiments.vision train|retrain [--out DIR] [--data-dir DIR] [--rho RHO] ...
+Models and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on.
 """
 
 import sys
@@ -8,16 +8,39 @@ from typing import Annotated
 
 import tyro
 
-from experiments.vision import models, task
-from experiments.vision.config import Subject
+from experiments.vision import commands
+from experiments.vision.config import Problem, Unlearning
 
-Train = Annotated[Subject, tyro.conf.subcommand("train")]
+OfProblem = Annotated[Problem, tyro.conf.arg(name="")]
+OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
 
 
-def main(kind: str, config: Subject) -> None:
-    """Runs a command."""
-    models.ensure(config, task.build(config), kind)
+def train(config: OfProblem) -> None:
+    """Trains the full model, on all training images."""
+    sys.stdout.write(commands.train(config, "full"))
 
+
+def retrain(config: OfProblem) -> None:
+    """Trains a model from scratch on what is to be retained: what forgetting is compared with."""
+    sys.stdout.write(commands.train(config, "retrained"))
+
+
+def unlearn(config: OfUnlearning) -> None:
+    """Makes the full model forget."""
+    sys.stdout.write(commands.unlearn(config))
+
+
+def evaluate(config: OfUnlearning) -> None:
+    """Evaluates the full, the retrained and the unlearned model."""
+    sys.stdout.write(commands.evaluate(config))
+
+
+def report(config: OfUnlearning) -> None:
+    """Writes a report of an unlearning run."""
+    sys.stdout.write(commands.report(config))
+
+
+COMMANDS = {"train": train, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}
 
 if __name__ == "__main__":
-    main({"train": "full", "retrain": "retrained"}[sys.argv[1]], tyro.cli(Subject, args=sys.argv[2:]))
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m experiments.vision", description=__doc__)

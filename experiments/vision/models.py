@@ -12,20 +12,20 @@ import orbax.checkpoint as ocp
 import hamu_jax
 from experiments.data import splits
 from experiments.train import fit
-from experiments.vision.config import Subject, Training
+from experiments.vision.config import Problem, Training
 from experiments.vision.task import Task, take
 from hamu_jax import metrics, report
 
 MADE_BY = ("dataset", "limit", "validation")  # what a model depends on, beside its training
 
 
-def directory(config: Subject, kind: str) -> Path:
+def directory(config: Problem, kind: str) -> Path:
     """Where a model is kept."""
     split = "" if kind == "full" else f"-class{config.forget_class}-rho{config.rho:g}-split{config.split_seed}"
     return config.out / "models" / f"{kind}{split}-seed{config.training.seed}"
 
 
-def ensure(config: Subject, task: Task, kind: str) -> tuple[Any, Any]:
+def ensure(config: Problem, task: Task, kind: str) -> tuple[Any, Any]:
     """Parameters and batch statistics of the `full` or the `retrained` model: loaded, or trained and kept.
 
     Training goes on from its last checkpoint if it was interrupted. A file `model.json`, written last, says what the model
@@ -51,7 +51,7 @@ def ensure(config: Subject, task: Task, kind: str) -> tuple[Any, Any]:
     return params, statistics
 
 
-def load(config: Subject, task: Task, kind: str) -> tuple[Any, Any]:
+def load(config: Problem, task: Task, kind: str) -> tuple[Any, Any]:
     """A model that was trained before.
 
     Raises:
@@ -82,7 +82,7 @@ def _check(place: Path, made: dict[str, Any]) -> None:
             raise ValueError(f"{name}: got {value!r}, but {place} has a model with {held.get(name)!r}: use another --out")
 
 
-def _trained(config: Subject, task: Task, kind: str, checkpoints: Path) -> tuple[Any, Any]:
+def _trained(config: Problem, task: Task, kind: str, checkpoints: Path) -> tuple[Any, Any]:
     """Trains it; the best on validation images whose classes are those that it knows."""
     training, data = config.training, task.trained_on(kind)
     size = min(training.batch_size, len(data["label"]))

@@ -13,10 +13,10 @@ from experiments.data import images, splits
 from experiments.data.digits import Examples
 from experiments.data.preprocess import augment, normalise
 from experiments.models.resnet import ResNet
-from experiments.vision.config import Subject, Training
+from experiments.vision.config import Problem, Training
 from hamu_jax import objectives
 
-WIDEN = {"resnet20": 1, "wide-resnet": 4}
+SIZES: dict[str, dict[str, int]] = {"resnet20": {}, "wide-resnet": {"widen": 4}, "resnet8": {"blocks": 1}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Task:
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist")  # whose mirrored images are images of the same class
 
 
-def build(config: Subject) -> Task:
+def build(config: Problem) -> Task:
     """Reads the images and makes the network.
 
     Raises:
@@ -96,9 +96,8 @@ def build(config: Subject) -> Task:
     }
     parts = {name: take(part, slice(config.evaluated)) for name, part in (own | unseen).items()}
     source = images.SOURCES[config.dataset]
-    model = ResNet(
-        source.classes, channels=source.shape[-1], widen=WIDEN[config.training.model], rngs=nnx.Rngs(config.training.seed)
-    )
+    size, rngs = SIZES[config.training.model], nnx.Rngs(config.training.seed)
+    model = ResNet(source.classes, channels=source.shape[-1], rngs=rngs, **size)
     graph, params, statistics = nnx.split(model, nnx.Param, ...)
     return Task(config.dataset, train, held, split, parts, graph, (params, statistics))
 

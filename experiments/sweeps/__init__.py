@@ -1,0 +1,1 @@
+"""What `experiments.sweep` varies, runs and shows."""

@@ -1,0 +1,85 @@
+"""What the commands do; each returns what it has to say."""
+
+from typing import Any
+
+import hamu_jax
+from experiments.record import settings
+from experiments.vision import logs, models, runs, task
+from experiments.vision.config import Problem, Unlearning
+from hamu_jax import report as reports
+
+SHOWN = ("retain/accuracy", "forget/accuracy", "test retain/accuracy", "test forget/accuracy", "test membership")
+
+
+def train(config: Problem, kind: str) -> str:
+    """Trains the `full` or the `retrained` model, unless it is there."""
+    made = task.build(config)
+    model = models.ensure(config, made, kind)
+    return _table({kind: models.measure(made, model, made.parts)}) + f"\nThe model is in {models.directory(config, kind)}/\n"
+
+
+def unlearn(config: Unlearning) -> str:
+    """Makes a run, unless it is there."""
+    config, mesh = config.placed()
+    result, record = runs.unlearn(config, mesh)
+    place = runs.directory(config)
+    result.history.write(place / "history.jsonl")
+    logs.write(result.history, place, runs.made(config), tensorboard=config.tensorboard, wandb=config.wandb)
+    after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
+    return _table({**record["models"], "unlearned": record["measured"]}) + f"\n{after}\nThe run is in {place}/\n"
+
+
+def evaluate(config: Unlearning) -> str:
+    """All that is measured of the three models, of a run that is there or is made."""
+    record = runs.ensure(config)
+    rows = {**record["models"], "unlearned": record["measured"]}
+    return _table(rows, tuple(record["measured"]))
+
+
+def report(config: Unlearning) -> str:
+    """Writes a report of a run, which is made unless it is there."""
+    result, record = runs.unlearn(config)
+    place, here = runs.directory(config), runs.case(runs.problem(config), config.groups)
+    _, grads = hamu_jax.paired_value_and_grad(here.subject.loss)(
+        here.subject.params, *({name: values[: config.batch_size] for name, values in part.items()} for part in _sets(here))
+    )
+    numbers = {**record["models"], "unlearned": record["measured"]}
+    watched = {"like what is kept": "validation retain/accuracy", "like what is forgotten": "validation forget/accuracy"}
+    conclusion = reports.conclude(
+        result,
+        numbers,
+        retain="test retain/accuracy",
+        forget="test forget/accuracy",
+        along="validation forget/accuracy",
+        unlearned="unlearned",
+        original="full",
+        retrained="retrained",
+    )
+    written = reports.write(
+        place / "report",
+        result,
+        title=f"{config.dataset}: {config.method}, class {config.forget_class}, rho {config.rho:g}",
+        models={name: {column: values[column] for column in SHOWN} for name, values in numbers.items()},
+        conclusion=conclusion,
+        settings=settings("vision report", config),
+        watched=watched,
+        reference={label: numbers["retrained"][column] for label, column in watched.items()},
+        curve=hamu_jax.trade_off(grads.retain, grads.forget, blocks="global"),
+        learning_rate=config.learning_rate,
+    )
+    return written.read_text(encoding="utf-8") + f"\nThe report with its pictures is in {written.parent}/\n"
+
+
+def _sets(case: Any) -> tuple[Any, Any]:
+    """The retain and the forget set."""
+    return case.retain, case.subject.forget
+
+
+def _table(rows: dict[str, Any], columns: tuple[str, ...] | None = None) -> str:
+    """Numbers by model."""
+    columns = columns or tuple(column for column in next(iter(rows.values())))
+    lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for column in columns:
+        values = ("" if row.get(column) is None else f"{row[column]:.4f}" for row in rows.values())
+        lines.append(f"| {column} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
