@@ -80,9 +80,8 @@ def real(directory):
     records = []
     for prompt in PROMPTS:
         chat = [{"role": "user", "content": prompt}]
-        tokens = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")[
-            "input_ids"
-        ]
+        options = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
+        tokens = tokenizer.apply_chat_template(chat, **options)["input_ids"]
         with torch.no_grad():
             top = model(tokens).logits[0, -1].topk(50)
             mask = torch.ones_like(tokens)
