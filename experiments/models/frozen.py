@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Frozen:
@@ -13,6 +14,8 @@ class Frozen:
     argument of the compiled program that JAX hands over by itself: 40 s and 3.0 GB. Another model of the same shapes does
     not compile anew either.
 
+    The arrays are copied. With a mesh they lie whole on each of its devices, as `hamu_jax.unlearn(..., mesh=mesh)` wants.
+
     Example:
       >>> import jax.numpy as jnp
       >>> base = Frozen({"kernel": jnp.ones((2, 3))})
@@ -20,8 +23,9 @@ class Frozen:
       [2.0, 2.0, 2.0]
     """
 
-    def __init__(self, arrays: Any) -> None:
-        self._refs = jax.tree.map(jax.new_ref, arrays)
+    def __init__(self, arrays: Any, *, mesh: Mesh | None = None) -> None:
+        placed = arrays if mesh is None else jax.device_put(arrays, NamedSharding(mesh, PartitionSpec()))
+        self._refs = jax.tree.map(jax.new_ref, placed)
 
     def __call__(self) -> Any:
         """The arrays."""
