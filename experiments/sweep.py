@@ -38,7 +38,7 @@ def main(name: str, config: Sweep) -> Path:
     with kept_programs(config.out / "programs"):
         record, text, figure = _run(name, config)
     place = config.out / f"{name}-rho{config.rho:g}"
-    made = {"settings": settings(f"sweep {name}", config), "environment": report.environment()}
+    made = {"settings": settings("sweep", config), "environment": report.environment()}
     report.write_whole(place / f"{name}.json", json.dumps({**made, **record}, indent=1) + "\n")
     report.save_figure(figure, place / f"{name}.png")
     lines = "\n".join(f"- {key}: `{value}`" for key, value in {**made["settings"], **made["environment"]}.items())

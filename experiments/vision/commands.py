@@ -61,7 +61,7 @@ def report(config: Unlearning) -> str:
         title=f"{config.dataset}: {config.method}, class {config.forget_class}, rho {config.rho:g}",
         models={name: {column: values[column] for column in SHOWN} for name, values in numbers.items()},
         conclusion=conclusion,
-        settings=settings("vision report", config),
+        settings=settings("vision", config),
         watched=watched,
         reference={label: numbers["retrained"][column] for label, column in watched.items()},
         curve=hamu_jax.trade_off(grads.retain, grads.forget, blocks="global"),

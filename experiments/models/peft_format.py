@@ -1,0 +1,107 @@
+"""Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.models import lora
+from experiments.models.directories import new_directory
+from experiments.models.hf_format import MODULES, write_json
+
+PREFIX = "base_model.model.model.layers"
+UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
+
+
+def save(directory: str | os.PathLike[str], config: lora.LoraConfig, adapter: lora.Adapter, *, base: str = "") -> None:
+    """Writes an adapter that PEFT opens, whole or not at all.
+
+    Args:
+      directory: a new one.
+      config: the adapter's settings.
+      adapter: its parameters.
+      base: the directory or the hub id of the model that it belongs to.
+
+    Raises:
+      FileExistsError: if `directory` holds something.
+    """
+    import safetensors.flax  # noqa: PLC0415
+
+    tensors = {}
+    for name, own in adapter.items():
+        for part in ("a", "b"):
+            for i, matrix in enumerate(own[part]):
+                tensors[_key(i, name, part)] = matrix.T
+    values = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": [MODULES[name].split(".")[1] for name in config.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+    with new_directory(directory) as out:
+        write_json(out / "adapter_config.json", values)
+        safetensors.flax.save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load(directory: str | os.PathLike[str], *, dtype: Any = "float32") -> tuple[lora.LoraConfig, lora.Adapter]:
+    """Reads an adapter that PEFT, or `save`, wrote.
+
+    Returns:
+      Its settings, and its parameters.
+
+    Raises:
+      FileNotFoundError: naming the file that is missing.
+      ValueError: for an adapter that is not a plain LoRA of whole layers, naming what it has.
+    """
+    import safetensors.flax  # noqa: PLC0415
+
+    root = Path(directory)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (root / name).is_file():
+            raise FileNotFoundError(f"adapter: {root / name} is not there, expected an adapter in PEFT's format")
+    values = json.loads((root / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _config(values)
+    tensors = safetensors.flax.load_file(root / "adapter_model.safetensors")
+    layers = 1 + max((int(found[1]) for key in tensors if (found := re.search(r"\.layers\.(\d+)\.", key))), default=-1)
+    expected = {_key(i, name, part) for i in range(layers) for name in config.targets for part in ("a", "b")}
+    if set(tensors) != expected or not layers:
+        odd = sorted(set(tensors) ^ expected)[:1]
+        raise ValueError(f"adapter: got other tensors than adapter_config.json says, {odd} for one")
+    return config, {name: {part: _stack(tensors, layers, name, part, dtype) for part in ("a", "b")} for name in config.targets}
+
+
+def _config(values: dict[str, Any]) -> lora.LoraConfig:
+    """The settings in an `adapter_config.json`."""
+    if values.get("peft_type") != "LORA" or values.get("bias", "none") != "none":
+        got = f"peft_type={values.get('peft_type')!r}, bias={values.get('bias')!r}"
+        raise ValueError(f"adapter_config.json: got {got}, expected 'LORA' and 'none'")
+    for name in UNSUPPORTED:
+        if values.get(name):
+            raise ValueError(f"adapter_config.json: got {name}={values[name]!r}, expected none")
+    ours = {theirs.split(".")[1]: name for name, theirs in MODULES.items()}
+    unknown = set(values["target_modules"]) - set(ours)
+    if unknown:
+        raise ValueError(f"adapter_config.json: got target_modules {sorted(unknown)}, expected some of {', '.join(ours)}")
+    targets = tuple(name for name in lora.TARGETS if MODULES[name].split(".")[1] in values["target_modules"])
+    return lora.LoraConfig(values["r"], float(values["lora_alpha"]), float(values.get("lora_dropout", 0.0)), targets)
+
+
+def _key(layer: int, name: str, part: str) -> str:
+    """PEFT's name of a matrix."""
+    return f"{PREFIX}.{layer}.{MODULES[name]}.lora_{part.upper()}.weight"
+
+
+def _stack(tensors: dict[str, Any], layers: int, name: str, part: str, dtype: Any) -> Any:
+    """The matrices of all layers, inputs before outputs."""
+    return jnp.asarray(np.stack([np.asarray(tensors[_key(i, name, part)]).T for i in range(layers)]), jnp.dtype(dtype))
