@@ -22,12 +22,14 @@ class Case:
       retain: the retain set, as `methods.prepare` made it.
       splits: what is evaluated: `retain`, `forget` and those of `WATCHED`, with the retrained model's logits as `retrained`.
       models: what the full and the retrained model measure.
+      split: a hash of what is to be forgotten, where the split can be told by one.
     """
 
     subject: methods.Subject
     retain: Any
     splits: dict[str, Any]
     models: dict[str, Record]
+    split: str = ""
 
 
 def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **options: Any) -> tuple[hamu_jax.Unlearned, Record]:

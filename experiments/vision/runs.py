@@ -72,6 +72,7 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
     )
     record = {
         "made": made(config),
+        "split": here.split,
         "environment": report.environment(),
         "models": here.models,
         "reason": result.reason,
@@ -119,7 +120,8 @@ def case(config: Problem, groups: int) -> Case:
         "full": unlearning.measure(loss, params, splits),
         "retrained": unlearning.measure(retrained, other, splits),
     }
-    return Case(methods.Subject(loss, params, forget, hamu_jax.Groups(_group, groups)), retain, splits, measured)
+    subject = methods.Subject(loss, params, forget, hamu_jax.Groups(_group, groups))
+    return Case(subject, retain, splits, measured, made.split.sha256)
 
 
 def _group(batch: Any) -> Any:

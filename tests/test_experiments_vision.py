@@ -1,0 +1,152 @@
+"""The experiments on images, at a scale of 256 images and 3 steps: every command and every sweep."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import sweep
+from experiments.sweeps.config import AXES, NAMES, Sweep, values
+from experiments.vision import commands, models, runs, task
+from experiments.vision.config import Problem, Training, Unlearning
+
+pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
+
+TRAINING = Training(model="resnet8", epochs=1, batch_size=64, evaluations=2, augment=True, seed=0)
+DATA: dict[str, Any] = {"dataset": "digits", "limit": 256, "validation": 100, "evaluated": 50, "forget_class": 3}
+SMALL: dict[str, Any] = {**DATA, "training": TRAINING}
+RUN: dict[str, Any] = {**SMALL, "steps": 3, "batch_size": 32, "evaluations": 1, "learning_rate": 0.1}
+LINES = ("| retain/accuracy |", "| test forget/loss |", "| test membership |", "completed after 3 steps", "The run is in ")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all tests share, so that models are trained once."""
+    return tmp_path_factory.mktemp("vision")
+
+
+def unlearning(out: Path, **changed: Any) -> Unlearning:
+    return Unlearning(out=out, **{**RUN, **changed})
+
+
+def test_parts(out: Path) -> None:
+    made = task.build(Problem(out=out, **{**SMALL, "rho": 0.5, "evaluated": None}))
+    assert np.intersect1d(made.split.forget, made.split.retain).size == 0
+    assert len(made.split.forget) + len(made.split.retain) == len(made.train["label"]) == 256
+    assert len(made.validation["label"]) == 100
+    easy = task.build(Problem(out=out, **SMALL)).parts
+    for name in ("forget", "validation forget", "test forget"):
+        assert set(easy[name]["label"]) == {3}
+    for name in ("retain", "validation retain", "test retain"):
+        assert 3 not in easy[name]["label"]
+
+
+@pytest.mark.slow
+def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each says what is asked of it; what is there is read, not made again."""
+    monkeypatch.setattr(sys, "argv", ["vision"])
+    config = unlearning(out, tensorboard=True, measure_every=1)
+    with pytest.raises(FileNotFoundError, match=r"no full model, expected one: python -m experiments.vision train"):
+        commands.unlearn(config)
+    for kind in ("full", "retrained"):
+        assert "| test retain/accuracy |" in commands.train(runs.problem(config), kind)
+    stamps = [path.stat().st_mtime_ns for path in out.glob("models/*/model.json")]
+    said = commands.unlearn(config)
+    assert [line for line in LINES if line not in said] == []
+    place = runs.directory(config)
+    record = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    assert list((place / "tensorboard").iterdir())
+    assert len((place / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    assert record["made"]["training"]["model"] == "resnet8"
+    assert record["split"] == task.build(runs.problem(config)).split.sha256
+    assert set(record["models"]) == {"full", "retrained"}
+    made = task.build(runs.problem(config))
+    measured = models.measure(made, models.load(config, made, "full"), {"retain": made.parts["retain"]})
+    assert record["models"]["full"]["retain/accuracy"] == pytest.approx(measured["retain/accuracy"])
+    before = (place / "run.json").stat().st_mtime_ns
+    assert f"| test membership | {record['models']['full']['test membership']:.4f} |" in commands.evaluate(config)
+    assert (place / "run.json").stat().st_mtime_ns == before
+    assert "## Conclusion" in commands.report(config)
+    assert (place / "report" / "hardness.png").read_bytes().startswith(b"\x89PNG")
+    again = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    assert (again["measured"], again["steps"]) == (record["measured"], 3)
+    assert [path.stat().st_mtime_ns for path in out.glob("models/*/model.json")] == stamps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep", name])
+    few = {"methods": ("ft", "hamu-q")} if name in ("baselines", "timing", "rho") else {"methods": ("hamu-q",)}
+    wanted = {"values": ("16", "32")} if name == "batch-size" else {}
+    config = Sweep(out=out, smoke=True, **{**RUN, **few, **wanted})
+    path = sweep.main(name, config)
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert record["settings"]["command"] == f"python -m experiments.sweep {name}"
+    if name in AXES:
+        expected = {(method, value) for method in few["methods"] for value in values(name, config)}
+        assert {(point["method"], point["value"]) for point in record["points"]} == expected
+        stamps = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
+        sweep.main(name, config)
+        assert stamps == {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
+
+
+@pytest.mark.slow
+def test_training_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    """From its checkpoint after half of the steps."""
+    config = Problem(out=tmp_path / "whole", **SMALL)
+    whole = models.ensure(config, task.build(config), "full")
+    broken = dataclasses.replace(config, out=tmp_path / "broken")
+    made, calls = task.build(broken), []
+
+    def killed(*args: Any) -> float:
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*args)
+
+    measure = models.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            models.ensure(broken, made, "full")
+    resumed = models.ensure(broken, made, "full")
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("rhos", {}, "name: got 'rhos', expected one of rho, constraint"),
+        ("rho", {"methods": ("gd",)}, "methods: got 'gd', expected some of ft, ga"),
+        ("rho", {"values": ("half",)}, "values: got 'half', expected floats"),
+        ("timing", {"values": ("1",)}, "values: got .*, expected none: timing varies the method"),
+    ],
+)
+def test_what_is_asked_of_a_sweep_is_checked(tmp_path: Path, name: str, changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sweep.main(name, Sweep(out=tmp_path, **changed))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = Problem(out=tmp_path, **SMALL)
+    place = models.directory(config, "full")
+    place.mkdir(parents=True)
+    (place / "settings.json").write_text(json.dumps({"dataset": "mnist"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dataset: got 'digits', but .* has a model with 'mnist'"):
+        models.ensure(config, task.build(config), "full")
+
+
+@pytest.mark.slow
+def test_the_commands_are_there() -> None:
+    for module, words in (("experiments.vision", "train"), ("experiments.sweep", "full-gradient")):
+        said = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True).stdout
+        assert words in said
