@@ -20,21 +20,40 @@ Objective: TypeAlias = Callable[["Subject"], Loss]
 Wrapper: TypeAlias = Callable[["Subject", Loss], optax.GradientTransformation]
 
 
+def _stored_logits(batch: Any) -> jax.Array:
+    """The original model's logits, which `prepare` stored."""
+    return batch["teacher"]
+
+
+def _stored_loss(batch: Any) -> jax.Array:
+    """The original model's cross-entropy, of the logits that `prepare` stored."""
+    return objectives.cross_entropy(lambda params, batch: batch["teacher"])(None, batch)  # noqa: ARG005
+
+
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The model that is to forget. `prepare` made its data.
+    """The model that is to forget. `prepare` made its data, if nothing else is said.
 
     Attributes:
       loss: the task's loss, which knows the model (`loss.apply`).
       params: the original parameters.
       forget: the forget set.
       groups: the requests that the forget examples belong to.
+      teacher: `teacher(batch) -> logits` of the original model. Default: those that `prepare` stored.
+      original_loss: `original_loss(batch) -> [batch]`, minus the original model's log-probability of each forget example.
+        Default: from the logits that `prepare` stored.
+      tensors: what `blocks="leaf"` means: a function like `lora.blocks` where a leaf stacks the tensors of many layers.
+      microbatch_size: examples that are differentiated at once where a method looks at the forget set beforehand.
     """
 
     loss: objectives.CrossEntropy
     params: Any
     forget: Any
     groups: hamu_jax.Groups
+    teacher: Callable[[Any], jax.Array] = _stored_logits
+    original_loss: Callable[[Any], jax.Array] = _stored_loss
+    tensors: Any = "leaf"
+    microbatch_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +107,11 @@ def prepare(
     }
 
 
+def group(batch: Any) -> Any:
+    """The number of each example's request, for `hamu_jax.Groups`."""
+    return batch["group"]
+
+
 def logits(apply: Callable[[Any, Any], jax.Array], params: Any, examples: Mapping[str, np.ndarray]) -> np.ndarray:
     """A model's logits of all examples, some at a time."""
     known, size = jax.jit(apply), len(examples["label"])
@@ -134,6 +158,7 @@ def build(
 
     def chain(learning_rate: Any, improvement: Any) -> optax.GradientTransformationExtraArgs:
         given = {**method.options, **options, **requests}
+        given["blocks"] = subject.tensors if given.get("blocks", "leaf") == "leaf" else given["blocks"]
         step = hamu_jax.combine(rule, improvement=improvement, clip_norm=clip_norm, **given)
         wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]
         return optax.chain(step, *wrapped, BASES[base](learning_rate))
@@ -142,19 +167,14 @@ def build(
     return Built(retain, optimizer, {"forget_loss": forget, "forget_groups": subject.groups if rule.many else None})
 
 
-def _teacher(batch: Any) -> jax.Array:
-    """The original model's logits, which `prepare` stored."""
-    return batch["teacher"]
-
-
-def _original_loss(batch: Any) -> jax.Array:
-    """The original model's cross-entropy."""
-    return objectives.cross_entropy(lambda params, batch: batch["teacher"])(None, batch)  # noqa: ARG005
+def whole_loss(loss: objectives.CrossEntropy) -> objectives.CrossEntropy:
+    """Minus the log-probability of a whole example, which NPO is defined on: of a text the sum over its tokens."""
+    return dataclasses.replace(loss, per="sequence") if isinstance(loss, objectives.CausalCrossEntropy) else loss
 
 
 def _kl(subject: Subject) -> Loss:
     """Divergence from the original model."""
-    return objectives.kl(subject.loss.apply, _teacher)
+    return objectives.kl(subject.loss.apply, subject.teacher)
 
 
 def _scrub(subject: Subject) -> Loss:
@@ -164,7 +184,7 @@ def _scrub(subject: Subject) -> Loss:
 
 def _npo(subject: Subject) -> Loss:
     """NPO, to be lowered, and so turned round."""
-    return objectives.lowered(objectives.npo(subject.loss, _original_loss))
+    return objectives.lowered(objectives.npo(whole_loss(subject.loss), subject.original_loss))
 
 
 def _simnpo(subject: Subject) -> Loss:
@@ -174,12 +194,13 @@ def _simnpo(subject: Subject) -> Loss:
 
 def _random(subject: Subject) -> Loss:
     """Cross-entropy with the wrong labels that `prepare` drew, likewise."""
-    return objectives.lowered(objectives.cross_entropy(subject.loss.apply, label="random"))
+    return objectives.lowered(dataclasses.replace(subject.loss, label="random"))
 
 
 def _salient(subject: Subject, forget: Loss) -> optax.GradientTransformation:
     """SalUn's mask: the half of the weights on which the forget loss depends most at the start."""
-    _, grads = hamu_jax.paired_value_and_grad(forget)(subject.params, subject.forget, subject.forget)
+    gradients = hamu_jax.paired_value_and_grad(forget, microbatch_size=subject.microbatch_size)
+    _, grads = gradients(subject.params, subject.forget, subject.forget)
     return masked_updates(saliency_mask(grads.forget))
 
 

@@ -1,6 +1,7 @@
 """One unlearning run, as every comparison makes it: the driver on a case, and what is measured of what it returns."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +24,10 @@ class Case:
       splits: what is evaluated: `retain`, `forget` and those of `WATCHED`, with the retrained model's logits as `retrained`.
       models: what the full and the retrained model measure.
       split: a hash of what is to be forgotten, where the split can be told by one.
+      watched: which of the splits are evaluated on the way.
+      wanted: metrics of what is evaluated on the way, `accuracy` among them. Default: those of `measure`.
+      measured: `measured(params)`, what is measured of a model at the end. Default: `measure`.
+      evaluated_at_once: examples.
     """
 
     subject: methods.Subject
@@ -30,6 +35,10 @@ class Case:
     splits: dict[str, Any]
     models: dict[str, Record]
     split: str = ""
+    watched: tuple[str, ...] = WATCHED
+    wanted: Mapping[str, metrics.Metric] | None = None
+    measured: Callable[[Any], Record] | None = None
+    evaluated_at_once: int = 1024
 
 
 def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **options: Any) -> tuple[hamu_jax.Unlearned, Record]:
@@ -45,8 +54,13 @@ def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **opt
     Returns:
       What the driver returns; and what a table needs of it: how it ended, what the model measures, accuracies on the way.
     """
-    watched = {name: case.splits[name] for name in WATCHED}
-    evaluation = hamu_jax.Evaluation(watched, _wanted(case.subject.loss), every=-(-steps // evaluations))
+    loss = case.subject.loss
+    evaluation = hamu_jax.Evaluation(
+        {name: case.splits[name] for name in case.watched},
+        _wanted(loss) if case.wanted is None else case.wanted,
+        every=-(-steps // evaluations),
+        batch_size=case.evaluated_at_once,
+    )
     result = hamu_jax.unlearn(
         built.loss,
         case.subject.params,
@@ -58,11 +72,12 @@ def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **opt
         **built.options,
         **options,
     )
-    way = {name: result.history.measured(f"{name}/accuracy") for name in WATCHED}
+    way = {name: result.history.measured(f"{name}/accuracy") for name in case.watched}
+    params = result.params
     return result, {
         "status": result.status,
         "steps": result.steps,
-        "measured": measure(case.subject.loss, result.params, case.splits),
+        "measured": measure(loss, params, case.splits) if case.measured is None else case.measured(params),
         "way": {name: {"step": steps.tolist(), "accuracy": values.tolist()} for name, (steps, values) in way.items()},
     }
 

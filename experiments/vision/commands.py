@@ -3,8 +3,9 @@
 from typing import Any
 
 import hamu_jax
+from experiments import kept_runs
 from experiments.record import settings
-from experiments.vision import logs, models, runs, task
+from experiments.vision import models, runs, task
 from experiments.vision.config import Problem, Unlearning
 from hamu_jax import report as reports
 
@@ -15,7 +16,10 @@ def train(config: Problem, kind: str) -> str:
     """Trains the `full` or the `retrained` model, unless it is there."""
     made = task.build(config)
     model = models.ensure(config, made, kind)
-    return _table({kind: models.measure(made, model, made.parts)}) + f"\nThe model is in {models.directory(config, kind)}/\n"
+    return (
+        kept_runs.table({kind: models.measure(made, model, made.parts)})
+        + f"\nThe model is in {models.directory(config, kind)}/\n"
+    )
 
 
 def unlearn(config: Unlearning) -> str:
@@ -23,17 +27,14 @@ def unlearn(config: Unlearning) -> str:
     config, mesh = config.placed()
     result, record = runs.unlearn(config, mesh)
     place = runs.directory(config)
-    result.history.write(place / "history.jsonl")
-    logs.write(result.history, place, runs.made(config), tensorboard=config.tensorboard, wandb=config.wandb)
-    after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
-    return _table({**record["models"], "unlearned": record["measured"]}) + f"\n{after}\nThe run is in {place}/\n"
+    kept_runs.log(config, place, result)
+    return kept_runs.table(kept_runs.all_models(record)) + kept_runs.outcome(record, place)
 
 
 def evaluate(config: Unlearning) -> str:
     """All that is measured of the three models, of a run that is there or is made."""
     record = runs.ensure(config)
-    rows = {**record["models"], "unlearned": record["measured"]}
-    return _table(rows, tuple(record["measured"]))
+    return kept_runs.table(kept_runs.all_models(record), tuple(record["measured"]))
 
 
 def report(config: Unlearning) -> str:
@@ -43,7 +44,7 @@ def report(config: Unlearning) -> str:
     _, grads = hamu_jax.paired_value_and_grad(here.subject.loss)(
         here.subject.params, *({name: values[: config.batch_size] for name, values in part.items()} for part in _sets(here))
     )
-    numbers = {**record["models"], "unlearned": record["measured"]}
+    numbers = kept_runs.all_models(record)
     watched = {"like what is kept": "validation retain/accuracy", "like what is forgotten": "validation forget/accuracy"}
     conclusion = reports.conclude(
         result,
@@ -73,13 +74,3 @@ def report(config: Unlearning) -> str:
 def _sets(case: Any) -> tuple[Any, Any]:
     """The retain and the forget set."""
     return case.retain, case.subject.forget
-
-
-def _table(rows: dict[str, Any], columns: tuple[str, ...] | None = None) -> str:
-    """Numbers by model."""
-    columns = columns or tuple(column for column in next(iter(rows.values())))
-    lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    for column in columns:
-        values = ("" if row.get(column) is None else f"{row[column]:.4f}" for row in rows.values())
-        lines.append(f"| {column} | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"

@@ -1,26 +1,15 @@
 """Unlearning runs: made once, kept, and read again."""
 
-import dataclasses
 import functools
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import hamu_jax
-from experiments import methods, unlearning
+from experiments import kept_runs, methods, unlearning
 from experiments.data import images
 from experiments.unlearning import Case, Record
 from experiments.vision import models, task
 from experiments.vision.config import Problem, Unlearning
-from hamu_jax import report
-
-ELSEWHERE = ("out", "data_dir", "download", "devices", "mesh", "distributed", "tensorboard", "wandb")  # not what a run is
-
-
-def made(config: Unlearning) -> Record:
-    """The settings that decide a run's result."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ELSEWHERE}
 
 
 def directory(config: Unlearning) -> Path:
@@ -29,20 +18,12 @@ def directory(config: Unlearning) -> Path:
     Raises:
       ValueError: for a name that is not a method.
     """
-    if config.method not in methods.METHODS:
-        raise ValueError(f"method: got {config.method!r}, expected one of {', '.join(methods.METHODS)}")
-    digest = hashlib.sha256(json.dumps(made(config), sort_keys=True).encode()).hexdigest()[:8]
-    promise = f"-q{config.improvement:g}" if methods.METHODS[config.method].promises else ""
-    name = f"{config.method}-rho{config.rho:g}-lr{config.learning_rate:g}{promise}-seed{config.seed}-{digest}"
-    return config.out / "runs" / name
+    return kept_runs.directory(config, config.out, f"rho{config.rho:g}")
 
 
 def ensure(config: Unlearning) -> Record:
     """A run's record: read if there is one, else made and kept."""
-    path = directory(config) / "run.json"
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    return unlearn(config)[1]
+    return kept_runs.read(directory(config)) or unlearn(config)[1]
 
 
 def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> tuple[hamu_jax.Unlearned, Record]:
@@ -56,52 +37,17 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
       FileNotFoundError: if a model is missing, naming the command that makes it.
     """
     place, here = directory(config), case(problem(config), config.groups)
-    result, record = unlearning.run(
-        here,
-        build(config, here.subject),
-        steps=config.steps,
-        evaluations=config.evaluations,
-        batch_size=config.batch_size,
-        microbatch_size=config.microbatch_size,
-        seed=config.seed,
-        stopping=hamu_jax.Stopping(config.stop_unavoidable, config.stop_criterion, config.stop_infeasible),
-        checkpoints=hamu_jax.Checkpoints(place / "checkpoints", every=config.checkpoint_every, keep=1),
-        measure_every=config.measure_every,
-        mesh=mesh,
-        progress=progress,
-    )
-    record = {
-        "made": made(config),
-        "split": here.split,
-        "environment": report.environment(),
-        "models": here.models,
-        "reason": result.reason,
-        **record,
-    }
-    report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
-    return result, record
+    return kept_runs.unlearn(config, place, here, steps=config.steps, mesh=mesh, progress=progress)
 
 
 def build(config: Unlearning, subject: methods.Subject) -> methods.Built:
     """The method with its settings."""
-    method = methods.METHODS[config.method]
-    given = {"blocks": config.blocks, "distribution": config.distribution}
-    return methods.build(
-        method,
-        subject,
-        learning_rate=config.learning_rate,
-        improvement=config.improvement if method.promises else 0.0,
-        clip_norm=config.clip_norm,
-        infeasible=config.infeasible,
-        base=config.base,
-        radius=config.radius,
-        **{name: value for name, value in given.items() if value is not None},
-    )
+    return kept_runs.build(config, subject)
 
 
 def problem(config: Unlearning) -> Problem:
     """The part of the settings that runs share."""
-    return Problem(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Problem)})
+    return kept_runs.part(config, Problem)
 
 
 @functools.lru_cache(maxsize=1)
@@ -120,10 +66,5 @@ def case(config: Problem, groups: int) -> Case:
         "full": unlearning.measure(loss, params, splits),
         "retrained": unlearning.measure(retrained, other, splits),
     }
-    subject = methods.Subject(loss, params, forget, hamu_jax.Groups(_group, groups))
+    subject = methods.Subject(loss, params, forget, hamu_jax.Groups(methods.group, groups))
     return Case(subject, retain, splits, measured, made.split.sha256)
-
-
-def _group(batch: Any) -> Any:
-    """The number of each example's request."""
-    return batch["group"]
