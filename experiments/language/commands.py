@@ -1,0 +1,37 @@
+"""What the commands do; each returns what it has to say."""
+
+from experiments import kept_runs
+from experiments.language import models, reporting, runs, task
+from experiments.language.config import Problem, Unlearning
+
+
+def train(config: Problem, kind: str) -> str:
+    """Fine-tunes the `full` or the `retrained` model, unless it is there."""
+    config, mesh = config.placed()
+    made = task.build(kept_runs.part(config, Problem), mesh)
+    models.ensure(made, kind)
+    table = kept_runs.table({kind: models.validation(made, kind)})
+    return table + f"\nThe model is in {models.directory(made, kind)}/, its adapter in PEFT's format\n"
+
+
+def unlearn(config: Unlearning) -> str:
+    """Makes a run, unless it is there."""
+    config, mesh = config.placed()
+    result, record = runs.unlearn(config, mesh)
+    place = runs.directory(config)
+    kept_runs.log(config, place, result)
+    return kept_runs.table(kept_runs.all_models(record)) + kept_runs.outcome(record, place)
+
+
+def evaluate(config: Unlearning) -> str:
+    """All that is measured of the three models, of a run that is there or is made."""
+    config, mesh = config.placed()
+    rows = runs.measured(config, mesh)
+    return kept_runs.table(rows) + f"\nThe run is in {runs.directory(config)}/\n"
+
+
+def report(config: Unlearning) -> str:
+    """Writes a report of a run, which is made unless it is there."""
+    config, mesh = config.placed()
+    written = reporting.write(config, mesh)
+    return written.read_text(encoding="utf-8") + f"\nThe report with its pictures is in {written.parent}/\n"
