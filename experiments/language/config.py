@@ -97,7 +97,7 @@ class Unlearning(RunConfig, Problem):
     """
 
     epochs: int = 10
-    steps: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    steps: int | None = None
     batch_size: int = 50
     microbatch_size: int | None = 10
     evaluations: int = 10
