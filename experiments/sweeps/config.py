@@ -77,6 +77,12 @@ def run_settings(config: Sweep, **changed: Any) -> Unlearning:
     return Unlearning(**{**own, **changed})
 
 
+def directory(name: str, config: Sweep) -> str:
+    """The name of its results: the sweep's, and rho unless that is what it varies."""
+    rho = AXES[name].fixed.get("rho", config.rho) if name in AXES else config.rho
+    return name if name == "rho" else f"{name}-rho{rho:g}"
+
+
 def trained_with(config: Sweep) -> list[Training]:
     """The training of every model."""
     seeds = config.training_seeds or (config.training.seed,)

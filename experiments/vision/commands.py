@@ -20,11 +20,13 @@ def train(config: Problem, kind: str) -> str:
 
 def unlearn(config: Unlearning) -> str:
     """Makes a run, unless it is there."""
+    wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb}
+    logs.check(**wanted)
     config, mesh = config.placed()
     result, record = runs.unlearn(config, mesh)
     place = runs.directory(config)
     result.history.write(place / "history.jsonl")
-    logs.write(result.history, place, runs.made(config), tensorboard=config.tensorboard, wandb=config.wandb)
+    logs.write(result.history, place, runs.made(config), **wanted)
     after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
     return _table({**record["models"], "unlearned": record["measured"]}) + f"\n{after}\nThe run is in {place}/\n"
 

@@ -78,7 +78,8 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
         "reason": result.reason,
         **record,
     }
-    report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
+    if not (place / "run.json").exists():
+        report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
     return result, record
 
 
