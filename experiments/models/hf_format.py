@@ -83,7 +83,9 @@ def save(
                 if file.exists():
                     shutil.copyfile(file, out / file.name)
         write_json(out / "config.json", values)
-        safetensors.flax.save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+        # safetensors writes memory as it lies: of a numpy array's transpose that would be the array itself.
+        dense = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
+        safetensors.flax.save_file(dense, out / "model.safetensors", metadata={"format": "pt"})
 
 
 def gather(config: LlamaConfig, tensor: Tensor, dtype: Any = "float32") -> llama.Weights:

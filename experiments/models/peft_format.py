@@ -35,7 +35,8 @@ def save(directory: str | os.PathLike[str], config: lora.LoraConfig, adapter: lo
     for name, own in adapter.items():
         for part in ("a", "b"):
             for i, matrix in enumerate(own[part]):
-                tensors[_key(i, name, part)] = matrix.T
+                # safetensors writes memory as it lies: of a numpy array's transpose that would be the array itself.
+                tensors[_key(i, name, part)] = np.ascontiguousarray(np.asarray(matrix).T)
     values = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
