@@ -88,6 +88,16 @@ def prepare(
     }
 
 
+def requests(count: int) -> hamu_jax.Groups:
+    """The requests that `prepare` numbered."""
+    return hamu_jax.Groups(_group, count)
+
+
+def _group(batch: Any) -> Any:
+    """The number of each example's request."""
+    return batch["group"]
+
+
 def logits(apply: Callable[[Any, Any], jax.Array], params: Any, examples: Mapping[str, np.ndarray]) -> np.ndarray:
     """A model's logits of all examples, some at a time."""
     known, size = jax.jit(apply), len(examples["label"])
