@@ -55,7 +55,8 @@ def _run(name: str, config: Sweep) -> tuple[dict[str, Any], str, Figure]:
     if name == "baselines":
         results = baselines.run(config)
         rows = compare_table.summarise(results)
-        text = "\n\n".join([f"# All methods, rho {config.rho:g}", explained, compare.CHOSEN, baselines.markdown(rows)])
+        parts = [f"# All methods, rho {config.rho:g}", explained, baselines.chosen_by(config)]
+        text = "\n\n".join([*parts, baselines.markdown(rows), compare.CAPTION])
         return {"methods": rows}, text, compare_table.picture(results, rows)
     points = axis.run(name, config)
     record = {"points": [{"method": p.method, "value": p.value, "numbers": p.numbers, "models": p.models} for p in points]}

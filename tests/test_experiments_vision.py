@@ -128,6 +128,7 @@ def test_training_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> N
         ("rhos", {}, "name: got 'rhos', expected one of rho, constraint"),
         ("rho", {"methods": ("gd",)}, "methods: got 'gd', expected some of ft, ga"),
         ("rho", {"values": ("half",)}, "values: got 'half', expected floats"),
+        ("baselines", {"seeds": (0, 1), "grid_seeds": (2,)}, r"grid_seeds: got \(2,\), expected some of seeds, \(0, 1\)"),
         ("timing", {"values": ("1",)}, "values: got .*, expected none: timing varies the method"),
     ],
 )
