@@ -9,13 +9,16 @@ READY := $(VENV)/.ready
 quickstart: $(READY)
 	$(BIN)/python -m experiments.quickstart
 
-# Eight virtual devices need a process of their own; coverage is judged after both.
+# Eight virtual devices need processes of their own; coverage is judged after both. A process takes whole files, since the
+# tests of a file share what is compiled.
+PARALLEL := --numprocesses auto --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest tests/devices --cov --cov-report= --cov-fail-under=0
-	$(BIN)/python -m pytest --cov --cov-append
+	$(BIN)/python -m pytest tests/devices $(PARALLEL) --cov --cov-report= --cov-fail-under=0
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-append
 
 fast: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,7 +31,7 @@ EXPLAINED = (
     "(at most 1)."
 )
 CHOSEN = (
-    "The setting of each method with the smallest mean gap on validation images over all seeds; of equal gaps the one with the "
+    "The setting of each method with the smallest mean gap on validation images over {seeds}; of equal gaps the one with the "
     "smallest mean divergence from the retrained model there. It needs the retrained model, which nobody has who unlearns in "
     "earnest: it compares methods at their best."
 )
@@ -95,7 +95,7 @@ def _markdown(record: dict[str, Any]) -> str:
             compare_table.table(rows, compare_table.DETAILS),
             "## Chosen settings",
             compare_table.chosen_table(rows),
-            CHOSEN,
+            CHOSEN.format(seeds="all seeds"),
             "## How it was made",
             "\n".join(f"- {key}: `{value}`" for key, value in {**record["settings"], **record["environment"]}.items()) + "\n",
         ]

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-import hamu_jax
 from experiments import digits_task, methods
 from experiments.data import digits
 from experiments.models.mlp import MLP
@@ -105,16 +104,11 @@ def case(config: Config, seed: int) -> Case:
         for name, part in _named(task.parts).items()
     }
     retain, forget = (dict(splits[name]) for name in ("retain", "forget"))
-    groups = hamu_jax.Groups(_group, config.groups)
+    groups = methods.requests(config.groups)
     for part in splits.values():
         part["retrained"] = methods.logits(task.loss.apply, retrained, part)
     models = {name: measure(task.loss, params, splits) for name, params in (("full", full), ("retrained", retrained))}
     return Case(methods.Subject(task.loss, full, forget, groups), retain, splits, models)
-
-
-def _group(batch: Any) -> Any:
-    """The number of each example's request."""
-    return batch["group"]
 
 
 def _named(parts: digits_task.Parts) -> dict[str, digits.Examples]:

@@ -43,15 +43,22 @@ class Results:
       config: what was run.
       models: by seed: `full` and `retrained`.
       runs: by seed and setting.
+      grid_seeds: those at which all settings were run, and by which they are chosen; at the others only the chosen ones were.
+        Default: all.
     """
 
     config: Config
     models: dict[int, Mapping[str, Measured]]
     runs: dict[int, Mapping[Setting, Record]]
+    grid_seeds: tuple[int, ...] = ()
 
     def over_seeds(self, value: Callable[[int], float]) -> list[float]:
         """A number of every seed."""
         return [value(seed) for seed in self.config.seeds]
+
+    def over_grid(self, value: Callable[[int], float]) -> list[float]:
+        """A number of every seed at which all settings were run."""
+        return [value(seed) for seed in self.grid_seeds or self.config.seeds]
 
     @property
     def most(self) -> int:
@@ -61,7 +68,8 @@ class Results:
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of one method."""
-        return [setting for setting in self.runs[self.config.seeds[0]] if setting.method == method]
+        first = (self.grid_seeds or self.config.seeds)[0]
+        return [setting for setting in self.runs[first] if setting.method == method]
 
 
 def gap(measured: Measured, retrained: Measured, split: str) -> float:
@@ -77,11 +85,11 @@ def score(results: Results, setting: Setting) -> tuple[float, float]:
         values = [results.runs[seed][setting]["measured"][f"validation {kind}/kl"] for kind in ("retain", "forget")]
         return math.inf if None in values else float(np.mean(values))
 
-    gaps = results.over_seeds(
+    gaps = results.over_grid(
         lambda seed: gap(results.runs[seed][setting]["measured"], results.models[seed]["retrained"], "validation")
     )
     # Accuracies of some hundred images: gaps that differ by less than rounding are equal.
-    return round(float(np.mean(gaps)), 9), float(np.mean(results.over_seeds(divergence)))
+    return round(float(np.mean(gaps)), 9), float(np.mean(results.over_grid(divergence)))
 
 
 def choose(results: Results, method: str) -> Setting:
@@ -106,7 +114,7 @@ def summarise(results: Results) -> dict[str, dict[str, Any]]:
     for method in results.config.methods:
         chosen = choose(results, method)
         numbers = _numbers(results, lambda seed, chosen=chosen: results.runs[seed][chosen]["measured"])
-        volumes = results.over_seeds(
+        volumes = results.over_grid(
             lambda seed, method=method: hypervolume(points(results, method, seed), REFERENCE, maximise=(False, True))
         )
         rows[method] = {
@@ -183,7 +191,7 @@ def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     height = -(-len(names) // columns)
     figure = Figure(figsize=(12, 2.1 * height + 0.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)).ravel()
-    clouds = {name: np.mean(results.over_seeds(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
+    clouds = {name: np.mean(results.over_grid(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
     for axes, name in zip(panels, names, strict=False):
         for cloud in clouds.values():
             _front(axes, cloud, color="#cccccc", linewidth=0.8)

@@ -108,7 +108,8 @@ def unlearn(
         "reason": result.reason,
         **record,
     }
-    report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
+    if read(place) is None:
+        report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
     return result, record
 
 

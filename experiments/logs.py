@@ -26,12 +26,7 @@ def check(*, tensorboard: bool, wandb: bool) -> None:
 
 
 def write(history: History, directory: Path, settings: dict[str, Any], *, tensorboard: bool, wandb: bool) -> None:
-    """Writes every number of every step.
-
-    Raises:
-      ImportError: naming the package, if what is asked for is not installed.
-    """
-    check(tensorboard=tensorboard, wandb=wandb)
+    """Writes every number of every step, with packages that `check` found."""
     if tensorboard:
         with importlib.import_module(PACKAGES["tensorboard"]).SummaryWriter(str(directory / "tensorboard")) as writer:
             for row in history.rows:

@@ -107,8 +107,13 @@ def prepare(
     }
 
 
-def group(batch: Any) -> Any:
-    """The number of each example's request, for `hamu_jax.Groups`."""
+def requests(count: int) -> hamu_jax.Groups:
+    """The requests that `prepare` numbered."""
+    return hamu_jax.Groups(_group, count)
+
+
+def _group(batch: Any) -> Any:
+    """The number of each example's request."""
     return batch["group"]
 
 

@@ -17,7 +17,7 @@ import hamu_jax
 from experiments import digits_task
 from experiments.data import digits
 from experiments.on_devices import OnDevices
-from experiments.record import settings
+from experiments.record import conclusion, settings
 from hamu_jax import report
 
 Tables = dict[str, dict[str, dict[str, float]]]
@@ -98,22 +98,12 @@ def _splits(parts: digits_task.Parts, *names: str) -> dict[str, digits.Examples]
 def _report(config: Config, result: hamu_jax.Unlearned, tables: Tables, curve: hamu_jax.TradeOff) -> Path:
     """Writes the report."""
     watched = {"kept classes": "validation retain/accuracy", "forgotten class": "validation forget/accuracy"}
-    conclusion = report.conclude(
-        result,
-        tables["shown"],
-        retain="test retain/accuracy",
-        forget="test forget/accuracy",
-        along="validation forget/accuracy",
-        unlearned="unlearned",
-        original="full",
-        retrained="retrained",
-    )
     return report.write(
         config.out,
         result,
         title=f"Forgetting the digit {config.forget_class}",
         models=tables["shown"],
-        conclusion=conclusion,
+        conclusion=conclusion(result, tables["shown"]),
         settings=settings("quickstart", config),
         watched=watched,
         reference={label: tables["along"]["retrained"][column] for label, column in watched.items()},

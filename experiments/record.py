@@ -5,8 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hamu_jax import Unlearned, report
+
 
 def settings(name: str, config: Any) -> dict[str, Any]:
     """The command as it was typed, and every setting, fit for JSON."""
     values = {"command": f"python -m experiments.{name} " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def conclusion(result: Unlearned, models: report.Models) -> str:
+    """The report's paragraph for an unlearned model, with the full and the retrained one, as experiments name things."""
+    return report.conclude(
+        result,
+        models,
+        retain="test retain/accuracy",
+        forget="test forget/accuracy",
+        along="validation forget/accuracy",
+        unlearned="unlearned",
+        original="full",
+        retrained="retrained",
+    )

@@ -3,7 +3,7 @@
     python -m experiments.sweep NAME [options of experiments.vision unlearn] [--seeds 0 1] [--smoke]
 
 NAME is rho, constraint, batch-size, full-gradient, optimizer, stopping, unavoidable, baselines or timing. Runs and models that
-are there are not made again; a sweep that was killed goes on. One table and one figure are written to `OUT/NAME/`.
+are there are not made again; a sweep that was killed goes on. One table and one figure are written to a directory in OUT.
 """
 
 import json
@@ -18,7 +18,7 @@ from experiments import compare, compare_table, compare_timing
 from experiments.compare_runs import kept_programs
 from experiments.record import settings
 from experiments.sweeps import axis, baselines
-from experiments.sweeps.config import AXES, NAMES, Sweep, check, chosen_methods, run_settings
+from experiments.sweeps.config import AXES, NAMES, Sweep, check, chosen_methods, directory, run_settings
 from experiments.vision import runs
 from hamu_jax import report
 
@@ -37,7 +37,7 @@ def main(name: str, config: Sweep) -> Path:
     check(name, config)
     with kept_programs(config.out / "programs"):
         record, text, figure = _run(name, config)
-    place = config.out / f"{name}-rho{config.rho:g}"
+    place = config.out / directory(name, config)
     made = {"settings": settings("sweep", config), "environment": report.environment()}
     report.write_whole(place / f"{name}.json", json.dumps({**made, **record}, indent=1) + "\n")
     report.save_figure(figure, place / f"{name}.png")
@@ -55,7 +55,8 @@ def _run(name: str, config: Sweep) -> tuple[dict[str, Any], str, Figure]:
     if name == "baselines":
         results = baselines.run(config)
         rows = compare_table.summarise(results)
-        text = "\n\n".join([f"# All methods, rho {config.rho:g}", explained, compare.CHOSEN, baselines.markdown(rows)])
+        parts = [f"# All methods, rho {config.rho:g}", explained, baselines.chosen_by(config)]
+        text = "\n\n".join([*parts, baselines.markdown(rows), compare.CAPTION])
         return {"methods": rows}, text, compare_table.picture(results, rows)
     points = axis.run(name, config)
     record = {"points": [{"method": p.method, "value": p.value, "numbers": p.numbers, "models": p.models} for p in points]}

@@ -139,7 +139,10 @@ def combine(
     ]
     if orthogonal is not None:
         scale, parts = orthogonal
-        spread = [partition.spread(values, leaves[0]) for values in (scale, parts.first, parts.second)]
+        # Behind the barrier the residual is formed anew from the rows, which are read here anyway, instead of being kept in
+        # memory since it was measured. Both coefficients pass it together: alone, the first would meet `again` of `residual`.
+        both = jax.lax.optimization_barrier((parts.first, parts.second))
+        spread = [partition.spread(values, leaves[0]) for values in (scale, *both)]
         sums = [
             total + s * ((x - first * y) - second * y)
             for total, x, y, s, first, second in zip(sums, leaves[0], leaves[1], *spread, strict=True)

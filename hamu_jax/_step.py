@@ -1,7 +1,7 @@
 """One step: Gram matrices, budget, rule, combination. The same code for every rule and every kind of block."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,38 +26,55 @@ class Settings:
     shard_axis: AxisName | None = None
 
 
+class Rows(NamedTuple):
+    """Two gradients as the rule's objectives: row 0 is the free one, row 1 the guaranteed one.
+
+    Row `i` is `signs[i]` times `grads[i]`. The product is never formed: a negated gradient would be one more array of the
+    size of the parameters, which XLA keeps in memory because everything that follows reads it.
+
+    Attributes:
+      grads: the gradients as they came.
+      signs: -1 for a loss that must rise.
+    """
+
+    grads: tuple[Tree, Tree]
+    signs: tuple[int, int]
+
+
 class Measurement(NamedTuple):
     """All that the rule needs to know of two gradients.
 
-    Rows are in the rule's order: row 0 is the free objective, row 1 the guaranteed one.
-
     Attributes:
       gram: `[blocks, 2, 2]`, of the clipped rows.
-      residual: of the raw rows.
-      scale: `[2]`, the clipping factors.
+      residual: of the gradients as they came.
+      clip: `[2]`, the clipping factors.
+      scale: `[2]`, what makes clipped rows of the gradients as they came: the clipping factors with the rows' signs.
     """
 
     gram: Float[Array, "blocks 2 2"]
     residual: Residual
+    clip: Float[Array, "2"]
     scale: Float[Array, "2"]
 
     def geometry(self) -> Geometry:
         """Norms, inner product and residual of the clipped rows, per block."""
         norms = jnp.sqrt(jnp.diagonal(self.gram, axis1=-2, axis2=-1))
-        return Geometry(norms[:, 0], norms[:, 1], self.gram[:, 0, 1], self.residual.norm * self.scale[0])
+        return Geometry(norms[:, 0], norms[:, 1], self.gram[:, 0, 1], self.residual.norm * self.clip[0])
 
 
-def order(retain: Tree, forget: Tree, rule: Rule) -> tuple[Tree, Tree]:
+def order(retain: Tree, forget: Tree, rule: Rule) -> Rows:
     """The rows in the rule's order. The sign of the forget gradient is flipped here and nowhere else."""
-    rows = (retain, jax.tree.map(jnp.negative, forget))
-    return rows if rule.guaranteed == "forget" else (rows[1], rows[0])
+    if rule.guaranteed == "forget":
+        return Rows((retain, forget), (1, -1))
+    return Rows((forget, retain), (-1, 1))
 
 
-def measure(rows: tuple[Tree, Tree], blocks: Partition, clip_norm: float | None) -> Measurement:
+def measure(rows: Rows, blocks: Partition, clip_norm: float | None) -> Measurement:
     """Two passes over the gradients: inner products, then the residual."""
-    raw = gram(rows, blocks)
-    scale = clipping(raw, clip_norm)
-    return Measurement(raw * scale[None, :, None] * scale[None, None, :], residual(rows[0], rows[1], raw, blocks), scale)
+    raw = gram(rows.grads, blocks)
+    clip = clipping(raw, clip_norm)
+    scale = clip * jnp.asarray(rows.signs, clip.dtype)
+    return Measurement(raw * scale[None, :, None] * scale[None, None, :], residual(*rows.grads, raw, blocks), clip, scale)
 
 
 def allocate(
@@ -86,7 +103,7 @@ def decrease(measured: Measurement, combination: Combination) -> Float[Array, "b
     """Predicted decrease of the rows' losses, per unit of learning rate, in the units of the (unclipped) losses."""
     along = jnp.einsum("bij,bj->bi", measured.gram, combination.rows, precision="highest")
     free_only = combination.residual * measured.geometry().residual ** 2
-    return (along + jnp.stack([free_only, jnp.zeros_like(free_only)], axis=-1)) / measured.scale[None, :]
+    return (along + jnp.stack([free_only, jnp.zeros_like(free_only)], axis=-1)) / measured.clip[None, :]
 
 
 def step(
@@ -108,14 +125,18 @@ def step(
         finite=finite,
         rule=settings.rule,
     )
-    update = combine(
-        rows,
+    return update(rows, measured, combination, blocks, keep=jnp.all(hardness.finite)), hardness
+
+
+def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
+    """One more pass: the combination of the gradients, or zero."""
+    return combine(
+        rows.grads,
         combination.rows * measured.scale[None, :],
         blocks,
         orthogonal=(combination.residual * measured.scale[0], measured.residual),
-        keep=jnp.all(hardness.finite),
+        keep=keep,
     )
-    return update, hardness
 
 
 def describe(

@@ -21,6 +21,8 @@ install_import_hook([f"hamu_jax.{name}" for name in ("_gram", "_hardness", "_ste
 hypothesis.settings.register_profile("fixed", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
 
+collect_ignore = ["data/make_llama_fixtures.py"]  # needs torch, transformers and peft, in an environment of its own
+
 
 @pytest.fixture(scope="module", autouse=True)
 def strict_promotion() -> Iterator[None]:

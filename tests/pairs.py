@@ -13,7 +13,6 @@ from scipy import sparse
 from hamu_jax import _step, rules
 from hamu_jax._blocks import partition
 from hamu_jax._budget import Budget
-from hamu_jax._gram import combine
 
 REQUIRE_NOTHING = {
     "descent": rules.descent(),
@@ -94,8 +93,7 @@ def solve_one(retain: Any, forget: Any) -> dict[str, Answer]:
         solved = [_step.solve(measured, nothing, rule) for rule in group.values()]
 
         def finish(combination: Any, rows: Any = rows, measured: Any = measured) -> Any:
-            update = combine(rows, combination.rows, blocks, orthogonal=(combination.residual, measured.residual))
-            return update, -_step.decrease(measured, combination)[0]
+            return _step.update(rows, measured, combination, blocks), -_step.decrease(measured, combination)[0]
 
         updates, changes = jax.vmap(finish)(jax.tree.map(lambda *x: jnp.stack(x), *solved))
         retain_row = 0 if guaranteed == "forget" else 1

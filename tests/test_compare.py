@@ -1,5 +1,6 @@
 """The comparison of all methods: its plumbing at reduced scale, and its choices on made-up numbers."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def test_the_choice_is_made_on_validation_over_all_seeds() -> None:
     found = results({0.1: [measured(0.7), measured(0.7)], 0.2: [measured(0.5), measured(0.95)], 0.3: [better_on_test] * 2})
     assert compare_table.choose(found, "ft").learning_rate == 0.1
     assert compare_table.score(found, Setting("ft", 0.2, 0.0))[0] == pytest.approx(0.225)
+
+
+def test_other_seeds_need_only_what_the_grid_seeds_chose() -> None:
+    everywhere = results({0.1: [measured(0.7)] * 2, 0.2: [measured(0.5), measured(0.9)]})
+    setting = Setting("ft", 0.2, 0.0)
+    found = dataclasses.replace(
+        everywhere, runs={**everywhere.runs, 1: {setting: everywhere.runs[1][setting]}}, grid_seeds=(0,)
+    )
+    row = compare_table.summarise(found)["ft"]
+    assert row["setting"]["learning_rate"] == 0.2
+    assert row["numbers"]["test retain/accuracy"][0] == pytest.approx(0.7)  # of both seeds
+    assert row["numbers"]["hypervolume"][1] == 0.0  # of one
 
 
 def test_of_equal_gaps_the_lesser_divergence() -> None:

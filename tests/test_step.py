@@ -10,6 +10,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import AS_USERS_COMPILE
 
 import hamu_jax
 from hamu_jax import Regime, Stacked
@@ -217,3 +218,14 @@ def test_empty_leaves_are_harmless() -> None:
     alone, _ = solve({"a": retain["a"]}, {"a": forget["a"]}, 0.5)
     assert_same(step["a"], alone["a"])
     assert measured.regime[1] == Regime.DIRECT
+
+
+@pytest.mark.parametrize("variant", ["q", "u"])
+def test_nothing_of_the_size_of_the_gradients_is_kept(variant: str) -> None:
+    """Not a negated gradient, not a residual: three passes read the gradients, and the last writes the update."""
+    shapes = {"a": jax.ShapeDtypeStruct((256, 256), jnp.float32), "b": jax.ShapeDtypeStruct((4, 64, 128), jnp.float32)}
+    tx = hamu_jax.transform(0.1, variant=variant, clip_norm=1.0)
+    state = jax.eval_shape(tx.init, shapes)
+    update = jax.jit(lambda retain, forget, state: tx.update(retain, state, forget_grads=forget))
+    compiled = update.lower(shapes, shapes, state).compile(AS_USERS_COMPILE)
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.1 * 4 * (256 * 256 + 4 * 64 * 128)

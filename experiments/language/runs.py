@@ -89,7 +89,7 @@ def case(made: Task, groups: int, microbatch_size: int | None, mesh: Any = None)
         made.loss,
         original,
         {**forget, "random": labels, "group": number, "original_loss": losses},
-        hamu_jax.Groups(methods.group, count),
+        methods.requests(count),
         teacher=lambda batch: made.apply(held(), batch),
         original_loss=_original_loss,
         tensors=lora.blocks,

@@ -43,7 +43,7 @@ def _fetched(model: str) -> Path:
     try:
         import huggingface_hub  # noqa: PLC0415
     except ImportError as error:
-        raise ImportError('huggingface_hub is not installed: pip install "hamu_jax[language]"') from error
+        raise ImportError('huggingface_hub is not installed: pip install "hamu_jax[experiments]"') from error
     try:
         return Path(huggingface_hub.snapshot_download(model, allow_patterns=FILES))
     except Exception as error:  # it raises its own, the HTTP library's and the system's

@@ -51,8 +51,6 @@ def convert(file: str | os.PathLike[str], out: str | os.PathLike[str], *, dtype:
       FileExistsError: if `out` holds something.
       ValueError: for another architecture or tokenizer, or a tensor that does not fit.
     """
-    import safetensors.flax  # noqa: PLC0415
-
     field, tensors = _read(file)
     config = _config(field, tensors)
     values = hf_config.render(config, dtype)
@@ -62,7 +60,7 @@ def convert(file: str | os.PathLike[str], out: str | os.PathLike[str], *, dtype:
         gguf_tokenizer.write(field, directory)
         weights = hf_format.gather(config, lambda name: _tensor(config, tensors, name), dtype)
         held = hf_format.scatter(config, weights)
-        safetensors.flax.save_file(held, directory / "model.safetensors", metadata={"format": "pt"})
+        hf_format.write_tensors(directory / "model.safetensors", held)
         hf_format.write_json(directory / "config.json", values | generation)
         hf_format.write_json(directory / "generation_config.json", generation)
 

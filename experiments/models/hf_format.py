@@ -71,8 +71,6 @@ def save(
     Raises:
       FileExistsError: if `directory` holds something.
     """
-    import safetensors.flax  # noqa: PLC0415
-
     with new_directory(directory) as out:
         tensors = scatter(config, weights)
         values = hf_config.render(config, str(tensors["model.norm.weight"].dtype))
@@ -83,9 +81,7 @@ def save(
                 if file.exists():
                     shutil.copyfile(file, out / file.name)
         write_json(out / "config.json", values)
-        # safetensors writes memory as it lies: of a numpy array's transpose that would be the array itself.
-        dense = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
-        safetensors.flax.save_file(dense, out / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(out / "model.safetensors", tensors)
 
 
 def gather(config: LlamaConfig, tensor: Tensor, dtype: Any = "float32") -> llama.Weights:
@@ -122,6 +118,15 @@ def scatter(config: LlamaConfig, weights: llama.Weights) -> dict[str, Any]:
         for i in range(config.layers):
             tensors[f"model.layers.{i}.{name}"] = stack[i].T if path[-1] == "kernel" else stack[i]
     return tensors
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Writes a safetensors file as Hugging Face's libraries do."""
+    import safetensors.flax  # noqa: PLC0415
+
+    # safetensors writes memory as it lies: of a numpy array's transpose that would be the array itself.
+    dense = {name: np.ascontiguousarray(np.asarray(tensor)) for name, tensor in tensors.items()}
+    safetensors.flax.save_file(dense, path, metadata={"format": "pt"})
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.models import lora
 from experiments.models.directories import new_directory
-from experiments.models.hf_format import MODULES, write_json
+from experiments.models.hf_format import MODULES, write_json, write_tensors
 
 PREFIX = "base_model.model.model.layers"
 UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
@@ -29,8 +29,6 @@ def save(directory: str | os.PathLike[str], config: lora.LoraConfig, adapter: lo
     Raises:
       FileExistsError: if `directory` holds something.
     """
-    import safetensors.flax  # noqa: PLC0415
-
     tensors = {}
     for name, own in adapter.items():
         for part in ("a", "b"):
@@ -52,7 +50,7 @@ def save(directory: str | os.PathLike[str], config: lora.LoraConfig, adapter: lo
     }
     with new_directory(directory) as out:
         write_json(out / "adapter_config.json", values)
-        safetensors.flax.save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(out / "adapter_model.safetensors", tensors)
 
 
 def load(directory: str | os.PathLike[str], *, dtype: Any = "float32") -> tuple[lora.LoraConfig, lora.Adapter]:

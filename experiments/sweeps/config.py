@@ -49,6 +49,8 @@ class Sweep(Unlearning):
       values: of what is varied, numbers or names. Default: the paper's.
       seeds: of unlearning, several runs on each trained model.
       training_seeds: of training, several models. Default: the one of `training.seed`.
+      grid_seeds: those of `seeds` at which `baselines` runs its whole grid, and by which it chooses; at the others it runs
+        what was chosen. Default: all.
       learning_rates: the grid of `baselines`, for methods without a required improvement.
       promise_learning_rates: likewise for methods with one; each with each of `improvements`.
       improvements: likewise.
@@ -60,6 +62,7 @@ class Sweep(Unlearning):
     values: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (42,)
     training_seeds: tuple[int, ...] = ()
+    grid_seeds: tuple[int, ...] = ()
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     promise_learning_rates: tuple[float, ...] = (1e-2, 3e-2)
     improvements: tuple[float, ...] = (0.3, 0.6)
@@ -75,6 +78,12 @@ def run_settings(config: Sweep, **changed: Any) -> Unlearning:
     """One run, with some settings changed."""
     own = {field.name: getattr(config, field.name) for field in dataclasses.fields(Unlearning)}
     return Unlearning(**{**own, **changed})
+
+
+def directory(name: str, config: Sweep) -> str:
+    """The name of its results: the sweep's, and rho unless that is what it varies."""
+    rho = AXES[name].fixed.get("rho", config.rho) if name in AXES else config.rho
+    return name if name == "rho" else f"{name}-rho{rho:g}"
 
 
 def trained_with(config: Sweep) -> list[Training]:
@@ -94,6 +103,8 @@ def check(name: str, config: Sweep) -> None:
     for method in config.methods:
         if method not in methods.METHODS:
             raise ValueError(f"methods: got {method!r}, expected some of {', '.join(methods.METHODS)}")
+    if not set(config.grid_seeds) <= set(config.seeds):
+        raise ValueError(f"grid_seeds: got {config.grid_seeds}, expected some of seeds, {config.seeds}")
     if config.values and name not in AXES:
         raise ValueError(f"values: got {config.values}, expected none: {name} varies the method")
     values(name, config)

@@ -4,7 +4,7 @@ from typing import Any
 
 import hamu_jax
 from experiments import kept_runs
-from experiments.record import settings
+from experiments.record import conclusion, settings
 from experiments.vision import models, runs, task
 from experiments.vision.config import Problem, Unlearning
 from hamu_jax import report as reports
@@ -24,6 +24,8 @@ def train(config: Problem, kind: str) -> str:
 
 def unlearn(config: Unlearning) -> str:
     """Makes a run, unless it is there."""
+    wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb}
+    logs.check(**wanted)
     config, mesh = config.placed()
     result, record = runs.unlearn(config, mesh)
     place = runs.directory(config)
@@ -42,26 +44,16 @@ def report(config: Unlearning) -> str:
     result, record = runs.unlearn(config)
     place, here = runs.directory(config), runs.case(runs.problem(config), config.groups)
     _, grads = hamu_jax.paired_value_and_grad(here.subject.loss)(
-        here.subject.params, *({name: values[: config.batch_size] for name, values in part.items()} for part in _sets(here))
+        here.subject.params, *(task.take(part, slice(config.batch_size)) for part in (here.retain, here.subject.forget))
     )
     numbers = kept_runs.all_models(record)
     watched = {"like what is kept": "validation retain/accuracy", "like what is forgotten": "validation forget/accuracy"}
-    conclusion = reports.conclude(
-        result,
-        numbers,
-        retain="test retain/accuracy",
-        forget="test forget/accuracy",
-        along="validation forget/accuracy",
-        unlearned="unlearned",
-        original="full",
-        retrained="retrained",
-    )
     written = reports.write(
         place / "report",
         result,
         title=f"{config.dataset}: {config.method}, class {config.forget_class}, rho {config.rho:g}",
         models={name: {column: values[column] for column in SHOWN} for name, values in numbers.items()},
-        conclusion=conclusion,
+        conclusion=conclusion(result, numbers),
         settings=settings("vision", config),
         watched=watched,
         reference={label: numbers["retrained"][column] for label, column in watched.items()},
@@ -69,8 +61,3 @@ def report(config: Unlearning) -> str:
         learning_rate=config.learning_rate,
     )
     return written.read_text(encoding="utf-8") + f"\nThe report with its pictures is in {written.parent}/\n"
-
-
-def _sets(case: Any) -> tuple[Any, Any]:
-    """The retain and the forget set."""
-    return case.retain, case.subject.forget

@@ -45,8 +45,7 @@ def ensure(config: Problem, task: Task, kind: str) -> tuple[Any, Any]:
     params, statistics = _trained(config, task, kind, place / "training")
     with ocp.StandardCheckpointer() as writer:
         writer.save((place / "model").absolute(), {"params": params, "statistics": statistics}, force=True)
-    measured = measure(task, (params, statistics), task.parts)
-    record = {"made": made, "measured": measured, "environment": report.environment()}
+    record = {"made": made, "environment": report.environment()}
     report.write_whole(place / "model.json", json.dumps(record, indent=1) + "\n")
     return params, statistics
 

@@ -66,5 +66,5 @@ def case(config: Problem, groups: int) -> Case:
         "full": unlearning.measure(loss, params, splits),
         "retrained": unlearning.measure(retrained, other, splits),
     }
-    subject = methods.Subject(loss, params, forget, hamu_jax.Groups(methods.group, groups))
+    subject = methods.Subject(loss, params, forget, methods.requests(groups))
     return Case(subject, retain, splits, measured, made.split.sha256)
