@@ -85,7 +85,11 @@ def unlearn(
 
     Returns:
       What the driver returned, and the record.
+
+    Raises:
+      ImportError: see `logs.check`.
     """
+    logs.check(tensorboard=config.tensorboard, wandb=config.wandb)
     result, record = unlearning.run(
         case,
         build(config, case.subject),
