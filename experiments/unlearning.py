@@ -85,12 +85,11 @@ def run(case: Case, built: methods.Built, *, steps: int, evaluations: int, **opt
 def measure(loss: objectives.CrossEntropy, params: Any, splits: dict[str, Any]) -> dict[str, float | None]:
     """Loss, accuracy, divergence from and agreement with the retrained model on every split; membership inference."""
     found = hamu_jax.evaluate(loss, params, splits, _wanted(loss))
-    losses = {name: metrics.values(loss, params, splits[name]) for name in ("retain", "forget", *WATCHED)}
-    for split in ("validation", "test"):
+    forgotten, *unseen = (metrics.values(loss, params, splits[name]) for name in ("forget", "validation forget", "test forget"))
+    for split, losses in zip(("validation", "test"), unseen, strict=True):
         # Not finite: a model so broken that its losses overflow. It has no rank statistic.
-        values = [losses[name] for name in ("retain", "forget", f"{split} forget")]
-        whole = all(np.isfinite(x).all() for x in values)
-        found[f"{split} membership"] = metrics.membership_auc(*values).forget_test if whole else float("nan")
+        whole = np.isfinite(forgotten).all() and np.isfinite(losses).all()
+        found[f"{split} membership"] = metrics.auc(forgotten, losses) if whole else float("nan")
     return {key: value if np.isfinite(value) else None for key, value in found.items()}
 
 

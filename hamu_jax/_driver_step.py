@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax import _validate, sharding
@@ -96,7 +96,17 @@ def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, m
     except ValueError as error:
         raise ValueError(f"optimizer: {error}: chain hamu_jax.transform or hamu_jax.combine into it") from None
     carry = Carry(copied, jax.tree.map(jnp.copy, copied), state, jnp.zeros(3, jnp.int32), jnp.int32(Halt.RUNNING))
-    return carry if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), carry)
+    return _committed(carry) if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), carry)
+
+
+def _committed(carry: Carry) -> Carry:
+    """The carry where its parameters are, if they are committed to one device, as restored ones are.
+
+    The results of a step are committed if one of its arguments is: a carry that is so in part would have it compiled twice.
+    """
+    places = {x.sharding for x in jax.tree.leaves(carry) if x.committed}
+    alone = len(places) == 1 and all(isinstance(place, SingleDeviceSharding) for place in places)
+    return jax.device_put(carry, places.pop()) if alone else carry
 
 
 def _on_mesh(x: Array, mesh: Mesh) -> Array:

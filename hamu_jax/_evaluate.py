@@ -86,16 +86,19 @@ def _means(
     """The means over one data set."""
     size = _validate.batch(name, data)
     names, kept = tuple(functions), tuple(functions.values())
-    parts = [_sums(kept, params, part, real, name) for part, real in chunks(data, size, batch_size, mesh)]
+    try:
+        parts = [_sums(kept, params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
     total = sums[-1]
     return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}
 
 
-@functools.partial(jax.jit, static_argnames=("functions", "name"))
-def _sums(functions: tuple[Loss, ...], params: Any, batch: Any, real: Array, name: str) -> tuple[Array, ...]:
+@functools.partial(jax.jit, static_argnames="functions")
+def _sums(functions: tuple[Loss, ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
     """Weighted sums of every function over the first `real` examples of a batch, and the sum of weights."""
-    size = _validate.batch(name, batch)
+    size = _validate.batch("batch", batch)
     mask = (jnp.arange(size) < real).astype(jnp.float32)
     weights = example_weights(functions[0], batch, size, mask)
-    return (*(weighted_sum(per_example(f, params, batch, size, name), weights) for f in functions), jnp.sum(weights))
+    return (*(weighted_sum(per_example(f, params, batch, size, "a batch"), weights) for f in functions), jnp.sum(weights))

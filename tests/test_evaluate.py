@@ -78,9 +78,13 @@ def test_names_are_known_beforehand() -> None:
         (
             {"test": DATA},
             {"mean": lambda _, batch: jnp.mean(batch["y"])},
-            "got a result of shape () for splits['test'] of 10 examples",
+            "splits['test']: loss: got a result of shape () for a batch of 10 examples",
         ),
-        ({"test": DATA}, {"x": lambda _, batch: batch["x"]}, "got a result of shape (10, 3) for splits['test'] of 10 examples"),
+        (
+            {"test": DATA},
+            {"x": lambda _, batch: batch["x"]},
+            "splits['test']: loss: got a result of shape (10, 3) for a batch of 10 examples",
+        ),
     ],
 )
 def test_errors_name_the_split(splits: Any, metrics: Any, message: str) -> None:

@@ -194,6 +194,18 @@ def test_one_trace_for_many_steps(measure_every: int, traces: int) -> None:
     assert measured == (list(range(0, 13, measure_every)) if measure_every else [])
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_one_compilation_for_many_steps(committed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Also of parameters that a checkpoint left on a certain device, where batches and counters are not."""
+    params = {"b": jnp.float32(0.1), "w": jnp.full(3, 0.5, jnp.float32)}
+    if committed:
+        params = jax.device_put(params, jax.devices()[0])
+    with jax.log_compiles():
+        result = run(params=params, steps=3)
+    assert sum("Compiling jit(_advance)" in record.getMessage() for record in caplog.records) == 1
+    assert all(x.committed is committed for x in jax.tree.leaves(result.params))
+
+
 def test_being_ahead_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = run().history.column("forget_loss")[:12]
     highs = [step for step in range(2, 12 - _unlearn.AHEAD) if losses[step] > losses[:step].max()]
