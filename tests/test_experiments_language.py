@@ -24,7 +24,7 @@ TRAINING = Training(epochs=20, batch_size=10, learning_rate=1e-2, checkpoints=2,
 DATA: dict[str, Any] = {"model": "tiny", "authors": 4, "questions": 4, "max_new_tokens": 4, "evaluation_batch": 8, "buckets": 1}
 SMALL: dict[str, Any] = {**DATA, "training": TRAINING}
 RUN: dict[str, Any] = {**SMALL, "steps": 2, "batch_size": 4, "microbatch_size": None, "evaluations": 1, "learning_rate": 0.1}
-TEACHERS = ("kl", "scrub", "npo", "simnpo", "random-label", "salun", "hamu-projected", "gru")
+TEACHERS = ("kl", "scrub", "npo", "random-label", "salun", "hamu-projected", "gru")
 
 
 @pytest.fixture(scope="module")
