@@ -160,12 +160,12 @@ def build(
     rule = method.rule if infeasible is None else method.promise(infeasible)
     retain, forget = method.retain(subject), method.forget(subject)
     requests = {"num_requests": subject.groups.count} if rule.many else {}
+    wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]  # once: below is also called to initialise
 
     def chain(learning_rate: Any, improvement: Any) -> optax.GradientTransformationExtraArgs:
         given = {**method.options, **options, **requests}
         given["blocks"] = subject.tensors if given.get("blocks", "leaf") == "leaf" else given["blocks"]
         step = hamu_jax.combine(rule, improvement=improvement, clip_norm=clip_norm, **given)
-        wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]
         return optax.chain(step, *wrapped, BASES[base](learning_rate))
 
     optimizer = optax.inject_hyperparams(chain)(learning_rate=learning_rate, improvement=improvement)

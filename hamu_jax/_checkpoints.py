@@ -53,12 +53,13 @@ class Store:
         A run that had taken all its steps goes on if more are asked for.
 
         Raises:
-          ValueError: if the directory holds another run's checkpoints, naming the setting that differs.
+          ValueError: if the directory holds another run's checkpoints, naming the setting that differs, or one that cannot be
+            read.
         """
         step = None if self._checkpoints is None else self._manager.latest_step()
         if step is None:
             return carry, [], {}
-        run = self._manager.restore(step, args=self._ocp.args.Composite(run=self._ocp.args.JsonRestore()))["run"]
+        run = self._read(step, "run", self._ocp.args.JsonRestore())
         held = {**run["settings"], "steps": step}
         for name, value in {**self._settings, "steps": min(steps, step)}.items():
             if held.get(name) != value:
@@ -67,12 +68,20 @@ class Store:
                     "use another directory, or the same settings"
                 )
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, carry)
-        carry = self._manager.restore(step, args=self._ocp.args.Composite(carry=self._ocp.args.StandardRestore(abstract)))[
-            "carry"
-        ]
+        carry = self._read(step, "carry", self._ocp.args.StandardRestore(abstract))
         if run["end"].get("status") == "completed" and step < steps:
             return carry, run["rows"][:step], {}
         return carry, run["rows"], run["end"]
+
+    def _read(self, step: int, item: str, how: Any) -> Any:
+        """A part of a checkpoint. Whatever orbax says of files that are damaged or not ours, the user hears what to do."""
+        try:
+            return self._manager.restore(step, args=self._ocp.args.Composite(**{item: how}))[item]
+        except Exception as error:
+            raise ValueError(
+                f"checkpoints: {self._manager.directory / str(step)} cannot be read as a checkpoint of this run "
+                f"({type(error).__name__}: {error}): remove it to go on from the one before, or use another directory"
+            ) from error
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is to be written before this step."""

@@ -2,8 +2,10 @@
 
 import functools
 import os
+import resource
 import signal
 import sys
+import threading
 from typing import Any
 
 import jax
@@ -105,6 +107,29 @@ def interrupted(data: dict[str, np.ndarray], at: int, how: Any) -> dict[str, np.
     return {**data, "y": view}
 
 
+def kill() -> None:
+    """The end of this process, at once."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fill_the_disk() -> None:
+    """From now on no file can be written."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def kill_while_saving(directory: str, step: int) -> None:
+    """Kills this process as soon as a checkpoint is begun."""
+    while not any(name.startswith(f"{step}.") for name in os.listdir(directory)):
+        pass
+    kill()
+
+
 if __name__ == "__main__":
-    forget = interrupted(FORGET, int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    run(ADAMW, forget=forget, checkpoints=hamu_jax.Checkpoints(sys.argv[1], every=4))
+    where, what, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if what == "saving":
+        os.makedirs(where, exist_ok=True)
+        threading.Thread(target=kill_while_saving, args=(where, at), daemon=True).start()
+        data = FORGET
+    else:
+        data = interrupted(FORGET, at, {"reading": kill, "full": fill_the_disk}[what])
+    run(ADAMW, forget=data, checkpoints=hamu_jax.Checkpoints(where, every=4))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import runs
 from runs import ADAMW, FORGET, RETAIN, assert_same, bits, examples, interrupted, plain, run
@@ -95,12 +97,47 @@ def test_only_what_is_missing_is_done_again(tmp_path: Path) -> None:
     run(ADAMW, forget=interrupted(FORGET, 4, stop_now), checkpoints=Checkpoints(tmp_path, every=4))
 
 
+def in_a_process(directory: Path, what: str, at: int) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own, to which something happens."""
+    command = [sys.executable, str(Path(runs.__file__)), str(directory), what, str(at)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
-def test_a_killed_process(tmp_path: Path) -> None:
-    command = [sys.executable, str(Path(runs.__file__)), str(tmp_path), "10"]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("what", "at", "held"), [("reading", 10, 8), ("saving", 8, 4)])
+def test_a_killed_process(what: str, at: int, held: int, tmp_path: Path) -> None:
+    """In a step, and while a checkpoint is being written."""
+    killed = in_a_process(tmp_path, what, at)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(hamu_jax.History.read(tmp_path / "history.jsonl").rows) == 8
+    assert len(hamu_jax.History.read(tmp_path / "history.jsonl").rows) in {held, at - at % 4}
+    assert_same(run(ADAMW, checkpoints=Checkpoints(tmp_path, every=4)), plain(ADAMW))
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path) -> None:
+    failed = in_a_process(tmp_path, "full", 6)
+    assert failed.returncode == 1
+    assert "File too large" in failed.stderr
+    assert len(hamu_jax.History.read(tmp_path / "history.jsonl").rows) == 4
+    assert_same(run(ADAMW, checkpoints=Checkpoints(tmp_path, every=4)), plain(ADAMW))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "foreign"])
+def test_a_checkpoint_that_cannot_be_read(damage: str, tmp_path: Path) -> None:
+    """It is named; without it the run goes on from the one before."""
+    run(ADAMW, steps=8, checkpoints=Checkpoints(tmp_path, every=4))
+    for path in (tmp_path / "8").rglob("*"):
+        if path.is_file() and damage == "cut off":
+            path.write_bytes(path.read_bytes()[:10])
+    if damage == "foreign":
+        shutil.rmtree(tmp_path / "8")
+        with ocp.CheckpointManager(tmp_path) as manager:
+            manager.save(8, args=ocp.args.StandardSave({"w": np.ones(3)}))
+    with pytest.raises(
+        ValueError, match=re.escape(f"checkpoints: {tmp_path / '8'} cannot be read as a checkpoint of this run")
+    ):
+        run(ADAMW, checkpoints=Checkpoints(tmp_path, every=4))
+    shutil.rmtree(tmp_path / "8")
     assert_same(run(ADAMW, checkpoints=Checkpoints(tmp_path, every=4)), plain(ADAMW))
 
 
