@@ -83,23 +83,3 @@ def test_gradients_whose_squares_overflow_in_float16() -> None:
     assert update["w"].dtype == jnp.float16
     assert bool(jnp.all(hamu_jax.get_hardness(state).finite))
     np.testing.assert_allclose(update["w"].astype(np.float32), wide["w"], rtol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("blocks", ["leaf", "global"])
-def test_ten_thousand_leaves(blocks: str) -> None:
-    """As one leaf of ten thousand rows, of which each is a block, or all together."""
-    rng = np.random.default_rng(0)
-    retain, forget = (rng.normal(size=(10_000, 2)).astype(np.float32) for _ in range(2))
-    tx, stacked = (hamu_jax.transform(0.3, blocks=kind) for kind in (blocks, blocks if blocks == "global" else rows))
-    many = [dict(enumerate(x)) for x in (retain, forget)]
-    update, state = tx.update(many[0], tx.init(many[0]), forget_grads=many[1])
-    expected, same = stacked.update(retain, stacked.init(retain), forget_grads=forget)
-    np.testing.assert_allclose(np.stack(list(update.values())), expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(hamu_jax.get_hardness(state).total_kappa, hamu_jax.get_hardness(same).total_kappa, rtol=1e-5)
-
-
-def rows(path: Any, leaf: Any) -> Any:
-    """Every row a block."""
-    del path, leaf
-    return hamu_jax.Stacked("row")
