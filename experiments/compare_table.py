@@ -13,6 +13,7 @@ from experiments.pareto import hypervolume, pareto_front
 from experiments.unlearning import Record
 
 Measured = Mapping[str, Any]
+Spread = tuple[float, float | None]  # mean and standard deviation
 REFERENCE = (1.0, 0.0)  # the worst: all of what is to be forgotten is right, nothing of what is kept
 COLUMNS = {
     "retain accuracy": "retain/accuracy",
@@ -136,12 +137,12 @@ def _numbers(results: Results, of: Callable[[int], Measured]) -> dict[str, Any]:
     return {**numbers, "gap": mean_and_deviation(gaps)}
 
 
-def mean_and_deviation(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """Mean and sample standard deviation; None if a value is missing."""
+def mean_and_deviation(values: Sequence[float | None]) -> Spread | None:
+    """Mean and sample standard deviation, which one value alone has not; None if a value is missing."""
     if any(value is None for value in values):
         return None
     found = np.array(values, np.float64)
-    return float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else 0.0
+    return float(found.mean()), float(found.std(ddof=1)) if found.size > 1 else None
 
 
 def _at_the_edge(config: Config, setting: Setting) -> bool:
@@ -162,12 +163,13 @@ def table(rows: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], tim
     return "\n".join(lines)
 
 
-def _cell(value: tuple[float, float] | None) -> str:
-    """A number with its spread; empty where there is none."""
+def _cell(value: Spread | None) -> str:
+    """A number with its spread, if it has one; empty where there is none."""
     if value is None:
         return ""
     digits = 3 if abs(value[0]) < 10 else 1  # noqa: PLR2004
-    return f"{value[0]:.{digits}f} ± {value[1]:.{digits}f}"
+    middle, spread = (None if x is None else f"{x:.{digits}f}" for x in value)
+    return f"{middle}" if spread is None else f"{middle} ± {spread}"
 
 
 def chosen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -192,10 +194,13 @@ def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(12, 2.1 * height + 0.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     clouds = {name: np.mean(results.over_grid(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
+    lowest = min(rows[name]["numbers"]["test retain/accuracy"][0] for name in ("full", *names))
+    full = rows["full"]["numbers"]["test retain/accuracy"][0]
     for axes, name in zip(panels, names, strict=False):
         for cloud in clouds.values():
             _front(axes, cloud, color="#cccccc", linewidth=0.8)
         _panel(axes, clouds[name], rows, name)
+        axes.set_ylim(min(full - 0.06, lowest - 0.02), full + 0.02)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel("accuracy on test images of the forgotten class (left is better)")
@@ -211,10 +216,8 @@ def _panel(axes: Any, cloud: np.ndarray, rows: Mapping[str, Mapping[str, Any]], 
         numbers = rows[model]["numbers"]
         place = (numbers["test forget/accuracy"][0], numbers["test retain/accuracy"][0])
         axes.plot(*place, marker, color=color, markersize=9 if marker == "*" else 5, zorder=4)
-    full = rows["full"]["numbers"]["test retain/accuracy"][0]
     axes.set_title(f"{name}  ({rows[name]['numbers']['hypervolume'][0]:.3f})", fontsize=9)
     axes.set_xlim(-0.04, 1.04)
-    axes.set_ylim(full - 0.06, full + 0.02)
     axes.grid(alpha=0.25)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.compare_table import COLUMNS, gap, mean_and_deviation, table
+from experiments.compare_table import COLUMNS, Spread, gap, mean_and_deviation, table
 from experiments.sweeps.config import AXES, Sweep, chosen_methods, run_settings, trained_with, values
 from experiments.unlearning import Record
 from experiments.vision import models, runs, task
@@ -20,8 +20,8 @@ class Point:
 
     method: str
     value: Any
-    numbers: dict[str, tuple[float, float] | None]
-    models: dict[str, dict[str, tuple[float, float] | None]]
+    numbers: dict[str, Spread | None]
+    models: dict[str, dict[str, Spread | None]]
 
 
 def run(name: str, config: Sweep) -> list[Point]:
@@ -63,7 +63,8 @@ def picture(name: str, points: list[Point]) -> Figure:
         for method in dict.fromkeys(point.method for point in points):
             here = [point for point in points if point.method == method and point.numbers[column] is not None]
             middle, spread = zip(*(point.numbers[column] for point in here), strict=True) if here else ((), ())
-            axes.errorbar([kinds.index(point.value) for point in here], middle, spread, marker="o", capsize=3, label=method)
+            bars = None if None in spread else spread
+            axes.errorbar([kinds.index(point.value) for point in here], middle, bars, marker="o", capsize=3, label=method)
         if column != "gap":
             levels = {point.value: point.models["retrained"][column] for point in points}
             axes.plot([kinds.index(v) for v in levels], [x[0] for x in levels.values() if x], "k--", label="retrained")
@@ -81,6 +82,6 @@ def _columns(record: Record) -> dict[str, Any]:
     return {**measured, "steps": float(record["steps"]), "gap": gap(measured, record["models"]["retrained"], "test")}
 
 
-def _numbers(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float] | None]:
+def _numbers(rows: list[dict[str, Any]]) -> dict[str, Spread | None]:
     """Mean and deviation over seeds."""
     return {column: mean_and_deviation([row[column] for row in rows]) for column in rows[0]}
