@@ -1,10 +1,11 @@
-# make quickstart: environment and the main job.   make test: environment and all tests.   make check: what CI runs.
+# make quickstart: environment and the main job.   make test: environment and all tests.   make docs: the documentation.
+# make check: what CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test fast lint types check clean
+.PHONY: quickstart test fast lint types docs check clean
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.quickstart
@@ -27,7 +28,11 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/basedpyright
 
-check: lint types test
+# Executes the notebooks; a warning is an error.
+docs: $(READY)
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+
+check: lint types docs test
 
 clean:
 	rm -rf $(VENV)

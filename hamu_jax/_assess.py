@@ -159,7 +159,7 @@ def assess(
     Raises:
       TypeError, ValueError: as `paired_value_and_grad` and `transform`.
 
-    Source: DESIGN sections 2.2 and 2.6.
+    Source: docs/mathematics.md, sections 2 and 6.
     """
     tx = transform(
         improvement,

@@ -34,7 +34,7 @@ def shares(
     forget_square: Float[Array, " blocks"],
     kappa: Float[Array, " blocks"],
 ) -> Float[Array, " blocks"]:
-    """The factor of every block by which the total required improvement is multiplied (DESIGN section 2.3).
+    """The factor of every block by which the total required improvement is multiplied (docs/mathematics.md, section 3).
 
     Raises:
       ValueError: for an unknown name, or a function whose result does not have one number a block.

@@ -1,4 +1,4 @@
-"""A promise that is measured: shrink the step until the forget loss has really risen (DESIGN section 2.8)."""
+"""A promise that is measured: shrink the step until the forget loss has really risen (docs/mathematics.md, section 8)."""
 
 import dataclasses
 from collections.abc import Callable

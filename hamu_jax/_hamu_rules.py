@@ -31,7 +31,7 @@ def hamu_q(infeasible: Infeasible = "scale") -> Rule:
     Raises:
       ValueError: for an unknown `infeasible`.
 
-    Source: paper section 4 (closed-form update); DESIGN sections 2.2 and 2.4.
+    Source: paper section 4 (closed-form update); docs/mathematics.md, sections 2 and 4.
     """
     _check_infeasible(infeasible)
     return make(_closed_form, infeasible=infeasible)
@@ -49,7 +49,7 @@ def hamu_u(infeasible: Infeasible = "scale") -> Rule:
     Raises:
       ValueError: for an unknown `infeasible`.
 
-    Source: paper section 4 (the reciprocal problem); DESIGN section 2.2.
+    Source: paper section 4 (the reciprocal problem); docs/mathematics.md, section 2.
     """
     _check_infeasible(infeasible)
     return make(_closed_form, guaranteed="retain", infeasible=infeasible)
@@ -65,7 +65,7 @@ def projected() -> Rule:
     for edge cases. If no such `d` exists the step meets the largest common fraction `t` of all requirements that the ball
     allows, and `t` is reported.
 
-    Source: DESIGN section 2.5.
+    Source: docs/mathematics.md, section 5.
     """
     return make(_projected, many=True)
 
@@ -80,7 +80,7 @@ def _projected(problem: Problem) -> Combination:
 
 
 def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:
-    """Maximise the decrease of row 0's loss, given that row 1's decreases by `q`, in a ball (DESIGN section 2.2).
+    """Maximise the decrease of row 0's loss, given that row 1's decreases by `q`, in a ball (docs/mathematics.md, section 2).
 
     Everything is in norms, never in their squares' products, so that gradients from 1e-15 to 1e15 fit float32.
     """

@@ -11,7 +11,7 @@ from hamu_jax._gram import ratio
 
 
 class Regime(enum.IntEnum):
-    """Which case of the closed form a block is in (paper section 4; DESIGN section 2.2)."""
+    """Which case of the closed form a block is in (paper section 4; docs/mathematics.md, section 2)."""
 
     DIRECT = 0
     """Easy: plain descent on the objective that is not guaranteed already meets the requirement."""

@@ -44,7 +44,7 @@ def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: i
       >>> print(per_example_grads(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
       [-2. -4.]
 
-    Source: DESIGN section 2.6.
+    Source: docs/mathematics.md, section 6.
     """
     size = _checked(batch, microbatch_size)
 
@@ -81,7 +81,7 @@ def directional(
       >>> print(directional(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0]), jnp.array(0.5)))
       [-1. -2.]
 
-    Source: DESIGN section 2.6.
+    Source: docs/mathematics.md, section 6.
     """
     size = _checked(batch, microbatch_size)
     _validate.same_structure("direction", direction, "params", params)
@@ -112,7 +112,7 @@ def weighted_grad(
     Raises:
       ValueError: as `per_example_grads`, or if `weights` is not `[batch]`.
 
-    Source: DESIGN section 2.6.
+    Source: docs/mathematics.md, section 6.
     """
     size = _checked(batch, microbatch_size)
     if jnp.shape(weights) != (size,):
@@ -178,7 +178,7 @@ def gram(
       [[[ 4.  8.]
         [ 8. 16.]]]
 
-    Source: DESIGN sections 2.5 and 2.6.
+    Source: docs/mathematics.md, sections 5 and 6.
     """
     size = _checked(batch, microbatch_size)
     split = partition(params, blocks)

@@ -88,7 +88,7 @@ def solve(gram: Float[Array, "k k"], required: Float[Array, " m"], radius: Float
       >>> print((solution.coefficients @ rows).round(3), solution.fraction)
       [0.707 0.707] 1.0
 
-    Source: DESIGN section 2.5; `hamu_jax._interior` for the algorithm.
+    Source: docs/mathematics.md, section 5; `hamu_jax._interior` for the algorithm.
     """
     units = _normalise(gram, required, radius)
     largest = jnp.maximum(jnp.max(units.needed), 0.0)

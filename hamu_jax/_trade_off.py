@@ -69,7 +69,7 @@ def trade_off(
       >>> print(f"{curve.largest:.3f} {curve.free:.3f} {curve.retain_change[0]:.3f}")
       1.414 1.000 -0.707
 
-    Source: DESIGN section 2.2; the bound `free` is the paper's kappa_2 solved for q.
+    Source: docs/mathematics.md, section 2; the bound `free` is the paper's kappa_2 solved for q.
     """
     _validate.integer("points", points, at_least=2)
     if radius is not None:

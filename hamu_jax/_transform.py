@@ -65,7 +65,7 @@ def combine(
     Raises:
       ValueError: for a negative number or an unknown name.
 
-    Source: DESIGN section 2.7.
+    Source: docs/mathematics.md, section 7.
     """
     _validate.number("improvement", improvement, many=rule.many)
     if radius is not None:
@@ -165,7 +165,7 @@ def transform(
       blocks: `"leaf"` solves one problem a tensor, `"global"` one for the model; or a function from a key path
         (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
       distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"` or a function of
-        the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (DESIGN section 2.3). With
+        the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md, section 3). With
         `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None.
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
       clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
@@ -201,7 +201,7 @@ def transform(
       >>> print(f"{hamu_jax.get_hardness(state).total_forget_change:.2f}")
       0.50
 
-    Source: paper section 4; DESIGN sections 2.1 to 2.4.
+    Source: paper section 4; docs/mathematics.md, sections 1 to 4.
     """
     if variant not in get_args(Variant):
         raise ValueError(f"variant: got {variant!r}, expected 'q' or 'u'")
@@ -277,7 +277,7 @@ def hardness(
       >>> print(measured.kappa, measured.angle, hamu_jax.Regime(measured.regime[0]).name)
       [1.] [45.] RECTIFIED
 
-    Source: paper section 4; DESIGN sections 2.2 and 2.3.
+    Source: paper section 4; docs/mathematics.md, sections 2 and 3.
     """
     tx = transform(
         improvement,

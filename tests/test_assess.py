@@ -58,7 +58,7 @@ def one_by_one(forget_loss: Any = LOSS) -> Any:
 
 
 def closed_form(g: np.ndarray, f: np.ndarray, q: float, r: float) -> np.ndarray:
-    """The planned step of one block (DESIGN section 2.2)."""
+    """The planned step of one block (docs/mathematics.md, section 2)."""
     kappa, ff, rr = g @ f, f @ f, g @ g
     if kappa <= -q * np.sqrt(rr) / r:
         return -r * g / np.sqrt(rr)

@@ -31,7 +31,7 @@ def vectors(tree: Any) -> list[np.ndarray]:
 
 
 def expected(g: np.ndarray, f: np.ndarray, q: float, r: float) -> dict[str, float]:
-    """One block's numbers, from their definitions (DESIGN section 2.2)."""
+    """One block's numbers, from their definitions (docs/mathematics.md, section 2)."""
     rr, ff, kappa = g @ g, f @ f, g @ f
     feasible = q <= r * math.sqrt(ff)
     kappa_1 = -q * math.sqrt(rr) / r

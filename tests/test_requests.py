@@ -148,7 +148,7 @@ def test_no_protected_group_gets_worse() -> None:
 
 
 def expected_weights(distribution: str, retain: list[np.ndarray], forget: list[np.ndarray]) -> np.ndarray:
-    """The shares of DESIGN section 2.3, `[problems, blocks, m]`."""
+    """The shares of docs/mathematics.md, section 3, `[problems, blocks, m]`."""
     kappa = np.stack([np.einsum("pn,pmn->pm", g, f) for g, f in zip(retain, forget, strict=True)], axis=1)
     norms = np.stack([norm(g)[:, None] * norm(f) for g, f in zip(retain, forget, strict=True)], axis=1)
     return {

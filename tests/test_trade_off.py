@@ -32,7 +32,7 @@ def flat(leaves: Leaves) -> np.ndarray:
 
 
 def least_change(g: np.ndarray, f: np.ndarray, q: float, r: float) -> tuple[float, float]:
-    """The closed form of one block (DESIGN section 2.2): changes of the retain and of the forget loss."""
+    """The closed form of one block (docs/mathematics.md, section 2): changes of the retain and of the forget loss."""
     kappa, ff, rr = g @ f, f @ f, g @ g
     if kappa <= -q * math.sqrt(rr) / r:
         return -r * math.sqrt(rr), -r * kappa / math.sqrt(rr)

@@ -46,7 +46,7 @@ FORGET_BATCHES = [examples(20 + i, 4) for i in range(3)]
 
 
 class Oracle:
-    """The whole loop in numpy, float64: linear regression, one global block, plain gradient steps (DESIGN section 2.2)."""
+    """The whole loop in float64 numpy: linear regression, one global block, gradient steps (docs/mathematics.md, section 2)."""
 
     def __init__(self, steps: int) -> None:
         self.theta = np.concatenate([[0.1], [0.9, -1.8, 0.3]])
