@@ -2,7 +2,7 @@
 
 Three passes over the gradients make a whole unlearning step: `gram` (inner products), `residual` (the part of one
 gradient orthogonal to the other, measured rather than derived) and `combine`. XLA fuses each into reductions or one
-elementwise kernel a tensor; nothing of the size of the parameters is kept between them.
+elementwise kernel a tensor; of what has the size of the parameters only the residual is kept between them.
 """
 
 from collections.abc import Sequence
@@ -139,10 +139,9 @@ def combine(
     ]
     if orthogonal is not None:
         scale, parts = orthogonal
-        # Behind the barrier the residual is formed anew from the rows, which are read here anyway, instead of being kept in
-        # memory since it was measured. Both coefficients pass it together: alone, the first would meet `again` of `residual`.
-        both = jax.lax.optimization_barrier((parts.first, parts.second))
-        spread = [partition.spread(values, leaves[0]) for values in (scale, *both)]
+        # The expression of `residual`, so that XLA keeps what was measured there. Formed anew behind a barrier it may be rounded
+        # otherwise (fused multiply-adds), and then, at small angles, the promise is broken by more than rounding.
+        spread = [partition.spread(values, leaves[0]) for values in (scale, parts.first, parts.second)]
         sums = [
             total + s * ((x - first * y) - second * y)
             for total, x, y, s, first, second in zip(sums, leaves[0], leaves[1], *spread, strict=True)
