@@ -139,8 +139,8 @@ def combine(
     ]
     if orthogonal is not None:
         scale, parts = orthogonal
-        # The expression of `residual`, so that XLA keeps what was measured there. Formed anew behind a barrier it may be rounded
-        # otherwise (fused multiply-adds), and then, at small angles, the promise is broken by more than rounding.
+        # The expression of `residual`, so that XLA keeps what was measured there. Formed anew behind a barrier it may be
+        # rounded otherwise (fused multiply-adds), and then, at small angles, the promise is broken by more than rounding.
         spread = [partition.spread(values, leaves[0]) for values in (scale, parts.first, parts.second)]
         sums = [
             total + s * ((x - first * y) - second * y)
