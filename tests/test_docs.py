@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.vision.config import Training, Unlearning
+from experiments.language import config as language
+from experiments.vision import config as vision
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MODULES = ("hamu_jax", "hamu_jax.metrics", "hamu_jax.objectives", "hamu_jax.report", "hamu_jax.rules", "hamu_jax.sharding")
@@ -27,8 +28,10 @@ def test_every_public_module_has_a_page() -> None:
 
 
 def test_the_migration_table_names_options_that_exist() -> None:
-    options = {f"--{field.name}" for field in dataclasses.fields(Unlearning)}
-    options |= {f"--training.{field.name}" for field in dataclasses.fields(Training)}
+    options: set[str] = set()
+    for settings in (vision, language):
+        options |= {f"--{field.name}" for field in dataclasses.fields(settings.Unlearning)}
+        options |= {f"--training.{field.name}" for field in dataclasses.fields(settings.Training)}
     lines = (DOCS / "migration.md").read_text(encoding="utf-8").splitlines()
     ours = re.findall(r"--[a-z][a-z.-]*", " ".join(line.split("|")[2] for line in lines if line.startswith("|")))
     assert ours
