@@ -94,6 +94,11 @@ def plot_promises(history: History) -> Any:
     if low > 0:  # losses grow by orders of magnitude while something is forgotten
         axes.set_xscale("log")
         axes.set_yscale("log")
+        if high < 100 * low:  # powers of ten would be few, and matplotlib's own labels between them overlap
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_minor_locator(require("matplotlib.ticker", "report").LogLocator(subs=(2, 5)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("{x:g}")
     figure.colorbar(points, ax=axes, label="step")
     axes.legend()
     return figure
