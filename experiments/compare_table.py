@@ -57,9 +57,14 @@ class Results:
         """A number of every seed."""
         return [value(seed) for seed in self.config.seeds]
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The seeds at which all settings were run."""
+        return self.grid_seeds or self.config.seeds
+
     def over_grid(self, value: Callable[[int], float]) -> list[float]:
         """A number of every seed at which all settings were run."""
-        return [value(seed) for seed in self.grid_seeds or self.config.seeds]
+        return [value(seed) for seed in self.whole]
 
     @property
     def most(self) -> int:
@@ -69,8 +74,7 @@ class Results:
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of one method."""
-        first = (self.grid_seeds or self.config.seeds)[0]
-        return [setting for setting in self.runs[first] if setting.method == method]
+        return [setting for setting in self.runs[self.whole[0]] if setting.method == method]
 
 
 def gap(measured: Measured, retrained: Measured, split: str) -> float:

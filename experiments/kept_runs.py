@@ -117,21 +117,17 @@ def unlearn(
     return result, record
 
 
-def log(config: RunConfig, place: Path, result: hamu_jax.Unlearned) -> None:
-    """Keeps every step's numbers: as JSON lines, and elsewhere if that is asked for."""
+def log_and_tell(config: RunConfig, place: Path, result: hamu_jax.Unlearned, record: Record) -> str:
+    """Keeps every step's numbers, as JSON lines and elsewhere if that is asked for; what the command has to say."""
     result.history.write(place / "history.jsonl")
     logs.write(result.history, place, made(config), tensorboard=config.tensorboard, wandb=config.wandb)
+    after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
+    return table(all_models(record)) + f"\n{after}\nThe run is in {place}/\n"
 
 
 def all_models(record: Record) -> dict[str, Record]:
     """What every model of a run measures."""
     return {**record["models"], "unlearned": record["measured"]}
-
-
-def outcome(record: Record, place: Path) -> str:
-    """How a run ended, and where it is."""
-    after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
-    return f"\n{after}\nThe run is in {place}/\n"
 
 
 def table(rows: Mapping[str, Record], columns: tuple[str, ...] | None = None) -> str:

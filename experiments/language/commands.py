@@ -18,9 +18,7 @@ def unlearn(config: Unlearning) -> str:
     """Makes a run, unless it is there."""
     config, mesh = config.placed()
     result, record = runs.unlearn(config, mesh)
-    place = runs.directory(config)
-    kept_runs.log(config, place, result)
-    return kept_runs.table(kept_runs.all_models(record)) + kept_runs.outcome(record, place)
+    return kept_runs.log_and_tell(config, runs.directory(config), result, record)
 
 
 def evaluate(config: Unlearning) -> str:

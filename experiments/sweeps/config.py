@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import methods
+from experiments import kept_runs, methods
 from experiments.vision.config import Training, Unlearning
 
 
@@ -76,8 +76,7 @@ def chosen_methods(name: str, config: Sweep) -> tuple[str, ...]:
 
 def run_settings(config: Sweep, **changed: Any) -> Unlearning:
     """One run, with some settings changed."""
-    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(Unlearning)}
-    return Unlearning(**{**own, **changed})
+    return dataclasses.replace(kept_runs.part(config, Unlearning), **changed)
 
 
 def directory(name: str, config: Sweep) -> str:
