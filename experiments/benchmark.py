@@ -1,13 +1,17 @@
 """What the library costs: named measurements, each with what it should be.
 
-    python -m experiments.benchmark [--out DIR] [--only NAME ...] [--smoke]
+    python -m experiments.benchmark [--reference CLONE] [--out DIR] [--only NAME ...] [--smoke]
 
-Writes benchmark.json and benchmark.md. Times depend on the machine and on what else it does: the load average before and
-after stands beside them, and every comparison is of times taken in turn. Where other work shares the CPU, set
-OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation that wait for each other once made it 40 times slower.
+With a clone of the paper's repository (and `pip install 'hamu_jax[torch]'`) its PyTorch code runs beside ours: the same model,
+weights, batches and number of threads, in a process of its own. Writes benchmark.json, benchmark.md and benchmark.png.
+
+Times depend on the machine and on what else it does: the load average before and after stands beside them, and every comparison
+is of times taken in turn. Where other work shares the CPU, set OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation
+that wait for each other once made it 40 times slower.
 `experiments.benchmarks.lines` holds the table.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,10 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from matplotlib.figure import Figure
 
-from experiments.benchmarks.lines import LINES, SMOKE, Row, Scale
+from experiments.benchmarks.lines import LINES
+from experiments.benchmarks.reference import Reference
+from experiments.benchmarks.row import SMOKE, Row, Scale
 from experiments.record import settings
 from hamu_jax import report
+
+NOTE = (
+    "Times are medians with quartiles, ratios those of times taken one right after the other, ours over the other. `steps "
+    "apart` and `losses apart` are the relative differences between both sides' steps and losses: they compute the same."
+)
+PICTURE = "![Every ratio over its target](benchmark.png)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +41,14 @@ class Config:
 
     Attributes:
       out: where the results go.
+      reference: a clone of the paper's repository. Default: nothing is measured of it.
       only: the names of the lines to measure; none means all.
       smoke: small sizes, to see that it runs; the numbers mean nothing.
       repeats: of every timing; 0 takes the scale's.
     """
 
     out: Path = Path("benchmark-out")
+    reference: Path | None = None
     only: tuple[str, ...] = ()
     smoke: bool = False
     repeats: int = 0
@@ -50,41 +65,61 @@ def main(config: Config) -> Path:
     scale = SMOKE if config.smoke else Scale()
     scale = dataclasses.replace(scale, repeats=config.repeats or scale.repeats)
     before = os.getloadavg()
-    found = {name: _measured(name, scale) for name in config.only or LINES}
+    found, theirs = _measured(config, scale)
     load = {"load_average_before": before, "load_average_after": os.getloadavg(), "cores": os.cpu_count()}
     load["blas_threads"] = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
-    environment = {**report.environment(), **load}
+    environment = {**report.environment(), **theirs, **load}
     record = {"settings": {**settings("benchmark", config), **dataclasses.asdict(scale)}, "environment": environment}
     report.write_whole(config.out / "benchmark.json", json.dumps({**record, "lines": found}, indent=1) + "\n")
+    report.save_figure(_picture(found), config.out / "benchmark.png")
     report.write_whole(config.out / "benchmark.md", _markdown(found, {**record["settings"], **environment}))
     return config.out / "benchmark.md"
 
 
-def _measured(name: str, scale: Scale) -> dict[str, Any]:
-    """One line's rows, each with whether it is on target."""
-    sys.stderr.write(f"measuring {name}\n")
-    line = LINES[name]
-    rows = line.measure(scale)
-    if line.target is not None:
-        rows = [{**row, "met": row["ratio"] <= line.target} for row in rows]
-    return {"title": line.title, "target": line.target, "rows": rows}
+def _measured(config: Config, scale: Scale) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Every line's title and rows; and what is to be known of the PyTorch that was measured."""
+    with contextlib.nullcontext() if config.reference is None else Reference(config.reference) as reference:
+        found = {}
+        for name in config.only or LINES:
+            sys.stderr.write(f"measuring {name}\n")
+            found[name] = {"title": LINES[name].title, "rows": LINES[name].measure(scale, reference)}
+        return found, {} if reference is None else reference.ask("environment")
 
 
 def _markdown(found: dict[str, dict[str, Any]], made: dict[str, Any]) -> str:
     """The results' text."""
     parts = ["# Benchmark"]
+    if made["reference"] is None:
+        parts.append("Without a clone of the paper's repository (`--reference`): nothing of PyTorch was measured.")
     for name, line in found.items():
-        target = "" if line["target"] is None else f" The ratio should be at most {line['target']}."
-        parts += [f"## {name}", f"{line['title']}.{target}", _table(line["rows"])]
+        parts += [f"## {name}", f"{line['title']}.", _table(line["rows"])]
     lines = [f"- {key}: `{value}`" for key, value in made.items()]
-    note = "Times are medians with quartiles, ratios those of times taken one right after the other."
-    return "\n\n".join([*parts, note, "## How it was made", "\n".join(lines)]) + "\n"
+    return "\n\n".join([*parts, NOTE, PICTURE, "## How it was made", "\n".join(lines)]) + "\n"
+
+
+def _picture(found: dict[str, dict[str, Any]]) -> Figure:
+    """Every ratio that has a number for a target, over that target."""
+    rows = [row for line in found.values() for row in line["rows"] if isinstance(row.get("target"), float)]
+    names = [f"{row['case']}\nagainst {row.get('against', 'a microbatch')}" for row in rows]
+    figure = Figure(figsize=(9, 1.5 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    ratios = [row["ratio"] / row["target"] for row in rows]
+    axes.barh(names, ratios, color=["tab:blue" if row["met"] else "tab:red" for row in rows])
+    for place, row in enumerate(rows):
+        axes.text(ratios[place], place, f" {row['ratio']:.2g} (target {row['target']:g})", va="center", fontsize=8)
+    axes.axvline(1.0, color="black", linestyle="--")
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_xlabel("ratio over its target: left of the line is met")
+    return figure
 
 
 def _table(rows: list[Row]) -> str:
     """Rows as Markdown, times with their quartiles in one cell."""
     cells = [_cells(row) for row in rows]
-    header = list(cells[0])
+    header = list(dict.fromkeys(name for row in cells for name in row))
     lines = [header, ["---"] * len(header), *([row.get(name, "") for name in header] for row in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

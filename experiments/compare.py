@@ -17,7 +17,8 @@ import tyro
 from rich.console import Console
 
 from experiments import compare_table, compare_timing, methods
-from experiments.compare_runs import SMOKE, Config, kept_programs, run_all
+from experiments.compare_runs import SMOKE, Config, run_all
+from experiments.programs import kept_programs
 from experiments.record import settings
 from hamu_jax import report
 

@@ -1,14 +1,10 @@
 """The comparison's runs: which settings there are, one run of one of them, and the file that it leaves behind."""
 
-import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import digits_task, methods
 from experiments.data import digits
@@ -157,23 +153,3 @@ def _resumed(config: Config, setting: Setting, case: Case, seed: int) -> Record:
     record = {"made": made, **run(config, setting, case, seed)}
     report.write_whole(path, json.dumps(record) + "\n")
     return record
-
-
-@contextlib.contextmanager
-def kept_programs(directory: Path) -> Iterator[None]:
-    """Keeps compiled programs in a directory: compiling a step takes seconds, running a hundred of them less than one."""
-    wanted = {
-        "jax_compilation_cache_dir": str(directory.resolve()),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()

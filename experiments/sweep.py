@@ -15,7 +15,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments import compare, compare_table, compare_timing
-from experiments.compare_runs import kept_programs
+from experiments.programs import kept_programs
 from experiments.record import settings
 from experiments.sweeps import axis, baselines
 from experiments.sweeps.config import AXES, NAMES, Sweep, check, chosen_methods, directory, run_settings

@@ -2,42 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import hamu_jax
-from experiments.benchmarks import memory, problems
-from experiments.benchmarks.timing import interleaved, ratios, spread
+from experiments.benchmarks import against, first_step, memory, problems
+from experiments.benchmarks.reference import Reference
+from experiments.benchmarks.row import Row, Scale, compared, judged
+from experiments.benchmarks.timing import clocked, interleaved, spread
 from hamu_jax import rules
-
-Row = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """How much is measured.
-
-    Attributes:
-      repeats: of every timing.
-      examples: of a profile, for each model.
-      pairs: examples whose Gram matrix is formed.
-      requests: numbers of requests that are solved.
-      profile: examples of the profile whose memory is measured.
-      microbatch: examples handled at once in it.
-    """
-
-    repeats: int = 21
-    examples: tuple[tuple[str, int], ...] = (("MLP", 1024), ("CNN", 1024), ("transformer", 256))
-    pairs: int = 64
-    requests: tuple[int, ...] = (1, 16, 64, 256, 1024)
-    profile: int = 4096
-    microbatch: int = 64
-
-
-SMOKE = Scale(2, (("MLP", 16), ("CNN", 16), ("transformer", 4)), 4, (1, 16), 128, 64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +21,11 @@ class Line:
 
     Attributes:
       title: what is measured, in words.
-      measure: gives rows; those that have a `ratio` are compared with the target.
-      target: what the ratio should be at most, or None.
+      measure: gives rows, those that PyTorch has a part in only if it is there.
     """
 
     title: str
-    measure: Callable[[Scale], list[Row]]
-    target: float | None = None
+    measure: Callable[[Scale, Reference | None], list[Row]]
 
 
 def profile_against_gradient(scale: Scale) -> list[Row]:
@@ -63,10 +36,11 @@ def profile_against_gradient(scale: Scale) -> list[Row]:
         profile = jax.jit(lambda p, b, v, loss=task.loss: hamu_jax.directional(loss, p, b, v))
         gradient = jax.jit(lambda p, b, loss=task.loss: jax.grad(lambda q: jnp.mean(loss(q, b)))(p))
         run = {
-            "profile": lambda f=profile, t=task: f(t.params, t.batch, t.params),
-            "gradient": lambda f=gradient, t=task: f(t.params, t.batch),
+            "profile": clocked(lambda f=profile, t=task: f(t.params, t.batch, t.params)),
+            "gradient": clocked(lambda f=gradient, t=task: f(t.params, t.batch)),
         }
-        rows.append({"case": f"{name}, {size} examples", **_compared(interleaved(run, scale.repeats))})
+        seconds = interleaved(run, scale.repeats)
+        rows.append(compared(f"{name}, {size} examples", "one gradient", seconds["profile"], seconds["gradient"], target=1.5))
     return rows
 
 
@@ -79,10 +53,11 @@ def gram_against_gradients(scale: Scale) -> list[Row]:
         gram = jax.jit(lambda p, b, loss=task.loss: hamu_jax.gram(loss, p, b))
         single = jax.jit(lambda p, b, loss=task.loss: jax.grad(lambda q: loss(q, b)[0])(p))
         run = {
-            "gram": lambda f=gram, t=task: f(t.params, t.batch),
-            "gradients": lambda f=single, t=task, alone=alone: [f(t.params, example) for example in alone],
+            "gram": clocked(lambda f=gram, t=task: f(t.params, t.batch)),
+            "gradients": clocked(lambda f=single, t=task, alone=alone: [f(t.params, example) for example in alone]),
         }
-        rows.append({"case": f"{name}, {scale.pairs} examples", **_compared(interleaved(run, scale.repeats))})
+        seconds = interleaved(run, scale.repeats)
+        rows.append(compared(f"{name}, {scale.pairs} examples", "gradients one by one", seconds["gram"], seconds["gradients"]))
     return rows
 
 
@@ -93,7 +68,7 @@ def projected(scale: Scale) -> list[Row]:
     for m in scale.requests:
         for kind, cosine in (("feasible", 0.1), ("infeasible", 1.5)):
             problem = _requests(m, cosine)
-            seconds = interleaved({"solve": lambda p=problem: solve(p)}, scale.repeats)["solve"]
+            seconds = interleaved({"solve": clocked(lambda p=problem: solve(p))}, scale.repeats)["solve"]
             solution = solve(problem).solution
             assert solution is not None, "a rule for many requests gives one"
             found = {"fraction": float(solution[0]), "kkt": float(solution[2])}
@@ -119,20 +94,25 @@ def peak_memory(scale: Scale) -> list[Row]:
         size = scale.microbatch if case == "gradients" else scale.profile
         above = values["peak"] - values["before"]
         row = {"case": f"{case}, {size} examples", "peak_mb": values["peak"] / 1e6, "above_start_mb": above / 1e6}
-        rows.append({**row, "ratio": values["peak"] / found["gradients"]["peak"]})
+        ratio = values["peak"] / found["gradients"]["peak"]
+        rows.append(judged({**row, "ratio": ratio}, 1.3))
     return rows
 
 
+def _alone(measure: Callable[[Scale], list[Row]]) -> Callable[[Scale, Reference | None], list[Row]]:
+    """A line that PyTorch has no part in."""
+    return lambda scale, _: measure(scale)
+
+
 LINES: dict[str, Line] = {
-    "profile": Line("Profile of N examples against one gradient of the same N", profile_against_gradient, 1.5),
-    "gram": Line("Gram matrix of examples against their gradients one by one", gram_against_gradients),
-    "projected": Line("A promise to each of m requests (`rules.projected`)", projected),
-    "memory": Line("Peak memory of passes over a data set against one microbatch of gradients", peak_memory, 1.3),
+    "update": Line("New parameters from two gradients that are there", against.update),
+    "step": Line("A whole step: two gradients, one after the other, and new parameters", against.step),
+    "per-example": Line("Hardness profile and gradients of single images", against.per_example),
+    "evaluation": Line("Loss and accuracy of images", against.evaluation),
+    "profile": Line("Profile of N examples against one gradient of the same N", _alone(profile_against_gradient)),
+    "gram": Line("Gram matrix of examples against their gradients one by one", _alone(gram_against_gradients)),
+    "projected": Line("A promise to each of m requests (`rules.projected`)", _alone(projected)),
+    "first step": Line("From the start of a process to the end of its first step", first_step.measure),
+    "memory": Line("Peak memory of passes over a data set against one microbatch of gradients", _alone(peak_memory)),
+    "step memory": Line("Peak memory of a process that makes steps", first_step.step_memory),
 }
-
-
-def _compared(seconds: dict[str, list[float]]) -> Row:
-    """The spread of two timings, and of their ratio."""
-    first, second = seconds
-    row = {f"{name}_{key}": value for name in seconds for key, value in spread(seconds[name]).items()}
-    return {**row, **ratios(seconds[first], seconds[second])}

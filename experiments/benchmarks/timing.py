@@ -2,22 +2,44 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+Seconds: TypeAlias = dict[str, list[float]]
 
-def interleaved(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds that each function takes, `repeats` times in turn, after one call each that compiles and warms up."""
-    for function in functions.values():
+FEW, ENOUGH = 5, 60.0
+SETTLE = 0.005  # seconds: the threads of the function before still look for work, and would take a core from the next
+
+
+def clocked(function: Callable[[], Any]) -> Callable[[], float]:
+    """A function that calls another, waits for what it returns, and says how many seconds that took."""
+
+    def call() -> float:
+        begin = time.perf_counter()
         jax.block_until_ready(function())
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
+        return time.perf_counter() - begin
+
+    return call
+
+
+def interleaved(functions: Mapping[str, Callable[[], float]], repeats: int) -> Seconds:
+    """Seconds that each function says it takes, `repeats` times in turn, or `FEW` times if more take over `ENOUGH` seconds.
+
+    Before that each is called twice: to compile, and again, since what a first call returns may be placed otherwise than what
+    it was given, and a function of its own results is then compiled anew.
+    """
+    for function in 2 * tuple(functions.values()):
+        function()
+    seconds: Seconds = {name: [] for name in functions}
+    begun = time.perf_counter()
+    for done in range(repeats):
+        if done >= FEW and time.perf_counter() - begun > ENOUGH:
+            break
         for name, function in functions.items():
-            begin = time.perf_counter()
-            jax.block_until_ready(function())
-            seconds[name].append(time.perf_counter() - begin)
+            time.sleep(SETTLE)
+            seconds[name].append(function())
     return seconds
 
 

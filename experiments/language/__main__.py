@@ -3,13 +3,13 @@
 Adapters and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on.
 """
 
-import sys
 from typing import Annotated
 
 import tyro
 
 from experiments.language import commands
 from experiments.language.config import Problem, Unlearning
+from experiments.programs import say
 
 OfProblem = Annotated[Problem, tyro.conf.arg(name="")]
 OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
@@ -17,27 +17,27 @@ OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
 
 def finetune(config: OfProblem) -> None:
     """Fine-tunes the full model, on what is to be retained and what is to be forgotten."""
-    sys.stdout.write(commands.train(config, "full"))
+    say(commands.train, config, "full")
 
 
 def retrain(config: OfProblem) -> None:
     """Fine-tunes a model on what is to be retained alone: what forgetting is compared with."""
-    sys.stdout.write(commands.train(config, "retrained"))
+    say(commands.train, config, "retrained")
 
 
 def unlearn(config: OfUnlearning) -> None:
     """Makes the full model forget, and measures it on held-out questions."""
-    sys.stdout.write(commands.unlearn(config))
+    say(commands.unlearn, config)
 
 
 def evaluate(config: OfUnlearning) -> None:
     """Measures all of the full, the retrained and the unlearned model."""
-    sys.stdout.write(commands.evaluate(config))
+    say(commands.evaluate, config)
 
 
 def report(config: OfUnlearning) -> None:
     """Writes a report of an unlearning run: pictures, hardness of each question, answers before and after."""
-    sys.stdout.write(commands.report(config))
+    say(commands.report, config)
 
 
 COMMANDS = {"finetune": finetune, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}

@@ -3,11 +3,11 @@
 Models and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on.
 """
 
-import sys
 from typing import Annotated
 
 import tyro
 
+from experiments.programs import say
 from experiments.vision import commands
 from experiments.vision.config import Problem, Unlearning
 
@@ -17,27 +17,27 @@ OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
 
 def train(config: OfProblem) -> None:
     """Trains the full model, on all training images."""
-    sys.stdout.write(commands.train(config, "full"))
+    say(commands.train, config, "full")
 
 
 def retrain(config: OfProblem) -> None:
     """Trains a model from scratch on what is to be retained: what forgetting is compared with."""
-    sys.stdout.write(commands.train(config, "retrained"))
+    say(commands.train, config, "retrained")
 
 
 def unlearn(config: OfUnlearning) -> None:
     """Makes the full model forget."""
-    sys.stdout.write(commands.unlearn(config))
+    say(commands.unlearn, config)
 
 
 def evaluate(config: OfUnlearning) -> None:
     """Evaluates the full, the retrained and the unlearned model."""
-    sys.stdout.write(commands.evaluate(config))
+    say(commands.evaluate, config)
 
 
 def report(config: OfUnlearning) -> None:
     """Writes a report of an unlearning run."""
-    sys.stdout.write(commands.report(config))
+    say(commands.report, config)
 
 
 COMMANDS = {"train": train, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}
