@@ -89,7 +89,10 @@ def test_a_pytorch_process_that_ends(clone: Path, monkeypatch: pytest.MonkeyPatc
     """Whatever made it end, the order at which it did is named."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr("sys.executable", "false")
-    with Reference(clone) as reference, pytest.raises(RuntimeError, match="the PyTorch process ended at prepare, with status 1"):
+    with (
+        Reference(clone) as reference,
+        pytest.raises(RuntimeError, match="the PyTorch process ended at prepare, with status 1"),
+    ):
         reference.ask("prepare", name="resnet20")
 
 

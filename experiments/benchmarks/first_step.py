@@ -35,10 +35,11 @@ def measure(scale: Scale, reference: Reference | None) -> list[Row]:
     """With an empty cache, and again with what the first process left there."""
     del reference
     rows: list[Row] = []
+    title = _title(scale)
     with tempfile.TemporaryDirectory() as cache:
         for case in ("nothing compiled yet", "compiled by a process before"):
             found = _in_subprocess("hamu", scale, {"JAX_COMPILATION_CACHE_DIR": cache, **WITH_CACHE})
-            rows.append({"case": f"ResNet-20, {case}", **{key: found[key] for key in ("seconds", "compiled", "from_cache")}})
+            rows.append({"case": f"{title}, {case}", **{key: found[key] for key in ("seconds", "compiled", "from_cache")}})
     rows[0]["ratio"] = 1.0
     rows[1] |= {"ratio": rows[1]["seconds"] / rows[0]["seconds"], "target": "nothing compiled", "met": rows[1]["compiled"] == 0}
     return rows
@@ -49,7 +50,7 @@ def step_memory(scale: Scale, reference: Reference | None) -> list[Row]:
     rows: list[Row] = []
     for rule in RULES:
         found = _in_subprocess(rule, scale, {})
-        rows.append({"case": f"ResNet-20, {scale.images} images: {rule}", "peak_mb": found["peak"] / 1e6})
+        rows.append({"case": f"{_title(scale)}: {rule}", "peak_mb": found["peak"] / 1e6})
     if reference is not None:
         clone = reference.again()
         with clone:
@@ -58,6 +59,11 @@ def step_memory(scale: Scale, reference: Reference | None) -> list[Row]:
                 clone.ask("timed", what="step")
             rows.append({"case": f"ResNet-20, {scale.images} images: {against.PAPER}", "peak_mb": clone.ask("peak") / 1e6})
     return [{**row, "ratio": rows[0]["peak_mb"] / row["peak_mb"]} for row in rows]
+
+
+def _title(scale: Scale) -> str:
+    """What steps are made on."""
+    return "a tiny language model" if scale.tiny else f"ResNet-20, {scale.images} images"
 
 
 def _in_subprocess(rule: str, scale: Scale, variables: dict[str, str]) -> dict[str, Any]:

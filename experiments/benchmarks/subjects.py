@@ -79,7 +79,8 @@ def resnet20(reference: Reference | None, *, images: int) -> Subject:
 def language_model(reference: Reference | None, *, config: LlamaConfig, sequences: tuple[int, int]) -> Subject:
     """A Llama with adapters on all its linear maps, and random tokens: `sequences` says how many, and how long."""
     adapted = lora.LoraConfig(dropout=0.0)
-    weights = llama.init(config, jax.random.key(0))
+    # Few parameters of the usual size would have gradients below 1e-6, which the paper's code takes for zero.
+    weights = llama.init(config, jax.random.key(0), deviation=0.2 if config is TINY else 0.02)
     adapter = lora.init(adapted, weights, jax.random.key(1))
     for number, own in enumerate(adapter.values()):  # as after some training: with B = 0 the gradient of A is 0
         own["b"] = 0.01 * jax.random.normal(jax.random.key(2 + number), own["b"].shape)
