@@ -1,15 +1,22 @@
 """The experiments on images, at a scale of 256 images and 3 steps: every command and every sweep."""
 
 import dataclasses
+import itertools
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from runs import bits
 
 from experiments import sweep
 from experiments.sweeps.config import AXES, NAMES, Sweep, values
@@ -23,6 +30,7 @@ TRAINING = Training(model="resnet8", epochs=1, batch_size=8, evaluations=2, augm
 DATA: dict[str, Any] = {"dataset": "digits", "limit": 256, "validation": 100, "evaluated": 8, "forget_class": 3}
 SMALL: dict[str, Any] = {**DATA, "training": TRAINING}
 RUN: dict[str, Any] = {**SMALL, "steps": 3, "batch_size": 8, "evaluations": 1, "learning_rate": 0.1}
+STEPS = 100  # of a run that is to be killed before they are taken
 LINES = ("| retain/accuracy |", "| test forget/loss |", "| test membership |", "completed after 3 steps", "The run is in ")
 
 
@@ -120,6 +128,61 @@ def test_training_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> N
             models.ensure(broken, made, "full")
     resumed = models.ensure(broken, made, "full")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    """With SIGKILL in its second run; what was finished is not made again."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert begin(whole).wait() == 0
+    for made in ("models", "programs"):  # compilation is what takes the time here
+        shutil.copytree(whole / made, broken / made)
+    killed = begin(broken)
+    first = wait_for_the_second_run(broken, killed)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert list(broken.glob("runs/*/run.json")) == [first]
+    stamp = first.stat().st_mtime_ns
+    assert begin(broken).wait() == 0
+    assert first.stat().st_mtime_ns == stamp
+    assert left(broken) == left(whole)
+
+
+def begin(out: Path) -> subprocess.Popen[bytes]:
+    """A sweep of two runs, in a process of its own."""
+    options = f"--smoke --out {out} --methods hamu-q --dataset digits --limit 256 --validation 100 --evaluated 8"
+    options += " --forget-class 3 --training.model resnet8 --training.epochs 1 --training.batch-size 8"
+    options += f" --training.evaluations 1 --steps {STEPS} --batch-size 8 --evaluations 1 --learning-rate 0.001"
+    options += " --checkpoint-every 5"
+    command = [sys.executable, "-m", "experiments.sweep", "optimizer", *options.split()]
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_the_second_run(out: Path, process: subprocess.Popen[bytes]) -> Path:
+    """Until it has a whole checkpoint; the record of the first."""
+    while process.poll() is None:
+        finished = list(out.glob("runs/*/run.json"))
+        begun = {path.parents[1] for path in out.glob("runs/*/checkpoints/*") if path.name.isdigit()}
+        if finished and len(begun) > len(finished):
+            return finished[0]
+        time.sleep(0.01)
+    raise AssertionError(f"the sweep ended by itself: {process.returncode}")
+
+
+def left(out: Path) -> dict[str, Any]:
+    """All that a sweep leaves, but for what it began with and the date."""
+    found: dict[str, Any] = {}
+    for path in itertools.chain(out.glob("runs/*/run.json"), out.glob("optimizer*/optimizer.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[str(path.relative_to(out))] = {key: record[key] for key in record if key not in ("environment", "settings")}
+    for path in out.glob("runs/*/checkpoints/history.jsonl"):
+        found[str(path.relative_to(out))] = path.read_text(encoding="utf-8")
+    for path in out.glob(f"runs/*/checkpoints/{STEPS}/carry"):
+        with ocp.StandardCheckpointer() as reader:
+            found[str(path.relative_to(out))] = bits(reader.restore(path))
+    assert len(found) == 1 + 2 * 3  # the table; of each run a record, a history, and what it ended with
+    return found
 
 
 @pytest.mark.parametrize(

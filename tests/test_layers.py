@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +55,14 @@ def test_nothing_knows_the_experiments_and_they_know_what_is_public() -> None:
         if name.startswith("_")
     ]
     assert private == []
+
+
+def test_importing_is_light() -> None:
+    """What only some parts need, or heavy things that those bring, is imported by who uses it."""
+    heavy = {"flax", "IPython", "matplotlib", "orbax", "rich", "rouge_score", "scipy", "sklearn", "tensorflow", "tyro"}
+    modules = ", ".join(f"hamu_jax.{name}" for name in ("doctor", "metrics", "objectives", "report", "rules", "sharding"))
+    program = f"import sys, {modules}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    loaded = set(said.split())
+    assert {"hamu_jax", "jax", "optax"} <= loaded
+    assert heavy & loaded == set()
