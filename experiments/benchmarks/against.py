@@ -58,7 +58,7 @@ def step(scale: Scale, reference: Reference | None) -> list[Row]:
 
 def per_example(scale: Scale, reference: Reference | None) -> list[Row]:
     """`<g_i, v>` for every example, and every example's gradient."""
-    subject = subjects.resnet20(reference, images=scale.images)
+    subject = _resnet(scale, reference)
     batch, loss = subject.batches[0], subject.loss
     profile = jax.jit(lambda p, b, v: hamu_jax.directional(loss, p, b, v))
     gradient = jax.jit(lambda p, b: jax.grad(lambda q: jnp.mean(loss(q, b)))(p))
@@ -80,7 +80,7 @@ def per_example(scale: Scale, reference: Reference | None) -> list[Row]:
 
 def evaluation(scale: Scale, reference: Reference | None) -> list[Row]:
     """Mean loss and accuracy of a batch."""
-    subject = subjects.resnet20(reference, images=scale.images)
+    subject = _resnet(scale, reference)
     wanted = {"accuracy": metrics.accuracy(subject.loss.apply)}
     splits = {"retain": subject.batches[0]}
     functions = {"ours": clocked(lambda: hamu_jax.evaluate(subject.loss, subject.params, splits, wanted))}
@@ -96,10 +96,15 @@ def stepper(subject: Subject, rule: rules.Rule | None = None) -> Callable[[], An
 def _subjects(scale: Scale, reference: Reference | None, *, gradients_only: bool = False) -> Iterator[Subject]:
     """One after the other: PyTorch holds one at a time."""
     config = subjects.TINY if scale.tiny else subjects.SMOLLM2
-    yield subjects.resnet20(reference, images=scale.images)
+    yield _resnet(scale, reference)
     yield subjects.language_model(reference, config=config, sequences=scale.sequences)
     if gradients_only:
         yield subjects.dense(reference, config=config)
+
+
+def _resnet(scale: Scale, reference: Reference | None) -> Subject:
+    """The paper's network, or without theirs beside it and to try things out, a smaller one."""
+    return subjects.resnet20(reference, images=scale.images, small=scale.tiny and reference is None)
 
 
 def _theirs(reference: Reference | None, what: str) -> dict[str, Callable[[], float]]:

@@ -57,14 +57,14 @@ class Subject:
         return optax.chain(combined, optax.sgd(SETTINGS["learning_rate"]))
 
 
-def resnet20(reference: Reference | None, *, images: int) -> Subject:
-    """The paper's ResNet-20, its batch statistics frozen, and twice as many random images."""
+def resnet20(reference: Reference | None, *, images: int, small: bool = False) -> Subject:
+    """The paper's ResNet-20, its batch statistics frozen, and two batches of random images; `small`: one block a stage."""
     rng = np.random.default_rng(0)
     written = [
         {"pixel_values": rng.normal(size=(images, 32, 32, 3)).astype(np.float32), "labels": rng.integers(0, 10, images)}
         for _ in range(2)
     ]
-    model = ResNet(10, rngs=nnx.Rngs(0))
+    model = ResNet(10, blocks=1 if small else 3, rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as place:
         _write(Path(place), written)
         if reference is not None:
@@ -73,7 +73,7 @@ def resnet20(reference: Reference | None, *, images: int) -> Subject:
     graph, params, statistics = nnx.split(model, nnx.Param, ...)
     loss = objectives.cross_entropy(lambda p, batch: nnx.merge(graph, p, statistics)(batch["image"]))
     batches = [{"image": jnp.asarray(x["pixel_values"]), "label": jnp.asarray(x["labels"], jnp.int32)} for x in written]
-    return _of_loss("ResNet-20", params, "leaf", loss, batches)
+    return _of_loss("ResNet-8" if small else "ResNet-20", params, "leaf", loss, batches)
 
 
 def language_model(reference: Reference | None, *, config: LlamaConfig, sequences: tuple[int, int]) -> Subject:
