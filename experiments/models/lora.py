@@ -84,7 +84,7 @@ def change(
     if key is not None and config.dropout > 0.0:
         kept = jax.random.bernoulli(key, 1.0 - config.dropout, x.shape)
         x = jnp.where(kept, x / jnp.asarray(1.0 - config.dropout, x.dtype), jnp.zeros((), x.dtype))
-    # Two axes: of three, XLA's CPU compiler copies the outputs' gradient into another order, a fifth of a whole gradient's time.
+    # Two axes: of three, XLA's CPU compiler copies the outputs' gradient into another order, a fifth of a gradient's time.
     flat = x.reshape(-1, x.shape[-1])
     added = flat @ own["a"].astype(x.dtype) @ own["b"].astype(x.dtype) * jnp.asarray(config.scale, x.dtype)
     return added.reshape(*x.shape[:-1], -1)
