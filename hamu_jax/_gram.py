@@ -180,6 +180,7 @@ def _wide_leaves(tree: Tree, dtype: Any) -> list[Array]:
     return [leaf.astype(dtype) for leaf in jax.tree.leaves(tree)]
 
 
+@jax.custom_jvp
 def _less(x: Array, c: Array, y: Array) -> Array:
     """`x - c y`, the same bits wherever it is formed.
 
@@ -192,6 +193,13 @@ def _less(x: Array, c: Array, y: Array) -> Array:
     bits = jnp.dtype(f"uint{8 * product.dtype.itemsize}")
     kept = jax.lax.bitcast_convert_type(product, bits) & jnp.array(jnp.iinfo(bits).max - 1, bits)
     return x - jax.lax.bitcast_convert_type(kept, product.dtype)
+
+
+@_less.defjvp
+def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    """That of `x - c y`: bits have none."""
+    (_, c, y), (dx, dc, dy) = primals, tangents
+    return _less(*primals), dx - dc * y - c * dy
 
 
 def _totals(
@@ -236,12 +244,22 @@ def _sums(of: Callable[..., tuple[Array, ...]], xs: Sequence[Array], cs: Sequenc
         return [jnp.sum(x, axis=tuple(range(own, x.ndim))) for x in of(*xs, *cs)]
     fitting = [c.reshape(c.shape[:own] + (1,) * (lanes[0][0].ndim - own)) for c in cs]
     products = [of(*lane, *fitting) for lane in lanes]
-    operands = [x for lane in products for x in lane]
-    zeros = [jnp.zeros((), x.dtype) for x in operands]
-    rows = jax.lax.reduce(operands, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (operands[0].ndim - 1,))
-    count = len(products[0])
+    rows, count = _along_rows([x for lane in products for x in lane]), len(products[0])
     totals = [functools.reduce(operator.add, rows[i::count]) for i in range(count)]
     return [jnp.sum(x, axis=tuple(range(own, x.ndim))) for x in totals]
+
+
+@jax.custom_jvp
+def _along_rows(arrays: list[Array]) -> list[Array]:
+    """Sums along the last axis, in one pass over whatever the arrays are made of."""
+    zeros = [jnp.zeros((), x.dtype) for x in arrays]
+    return jax.lax.reduce(arrays, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], (arrays[0].ndim - 1,))
+
+
+@_along_rows.defjvp
+def _(primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[list[Array], list[Array]]:
+    """Sums again; JAX has no derivative of a reduction with several results."""
+    return _along_rows(*primals), [jnp.sum(x, axis=-1) for x in tangents[0]]
 
 
 def _lanes(x: Array, own: int) -> list[Array]:

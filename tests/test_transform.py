@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint
 import pytest
+from jax.test_util import check_grads
 
 import hamu_jax
 from hamu_jax import rules
@@ -120,6 +121,19 @@ def test_a_checkpoint_restores_the_state(tmp_path: Path) -> None:
     chex.assert_trees_all_equal_structs(restored, state)
     chex.assert_trees_all_equal(restored, state)
     assert hamu_jax.get_hardness(restored).total_improvement > 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_an_update_can_be_differentiated() -> None:
+    """As one who learns how to unlearn would: against finite differences, in both modes."""
+    rng = np.random.default_rng(0)
+    retain, forget = (jnp.asarray(rng.normal(size=(3, 4))) for _ in range(2))
+    tx = hamu_jax.transform(0.3, distribution="relative")
+
+    def length(retain: jax.Array, forget: jax.Array) -> jax.Array:
+        return jnp.sum(tx.update(retain, tx.init(retain), forget_grads=forget)[0] ** 2 * jnp.arange(12.0).reshape(3, 4))
+
+    check_grads(length, (retain, forget), order=1, atol=1e-6, rtol=1e-6)
 
 
 def test_other_extra_arguments_are_ignored() -> None:
