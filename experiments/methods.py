@@ -4,10 +4,12 @@ No method has a loop of its own: `build` gives what `hamu_jax.unlearn` takes. A 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -30,7 +32,7 @@ def _stored_loss(batch: Any) -> jax.Array:
     return objectives.cross_entropy(lambda params, batch: batch["teacher"])(None, batch)  # noqa: ARG005
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """The model that is to forget. `prepare` made its data, if nothing else is said.
 
@@ -203,10 +205,22 @@ def _random(subject: Subject) -> Loss:
 
 
 def _salient(subject: Subject, forget: Loss) -> optax.GradientTransformation:
-    """SalUn's mask: the half of the weights on which the forget loss depends most at the start."""
-    gradients = hamu_jax.paired_value_and_grad(forget, microbatch_size=subject.microbatch_size)
-    _, grads = gradients(subject.params, subject.forget, subject.forget)
-    return masked_updates(saliency_mask(grads.forget))
+    """SalUn's mask."""
+    return masked_updates(_mask(subject, forget))
+
+
+@functools.lru_cache(maxsize=1)
+def _mask(subject: Subject, forget: Loss) -> Any:
+    """The half of the weights on which the forget loss depends most at the start; made once a model."""
+    size = len(jax.tree.leaves(subject.forget)[0])
+    at_once = subject.microbatch_size or size
+    gradient = jax.jit(lambda params, some, weights: hamu_jax.weighted_grad(forget, params, some, weights))
+    total = jax.tree.map(jnp.zeros_like, subject.params)
+    for start in range(0, size, at_once):  # no scan, in which convolutions are slow on a CPU
+        some = jax.tree.map(lambda x, start=start: x[start : start + at_once], subject.forget)
+        weights = forget.weights(some) if hasattr(forget, "weights") else jnp.ones(min(at_once, size - start))
+        total = jax.tree.map(jnp.add, total, gradient(subject.params, some, weights))
+    return saliency_mask(total)
 
 
 AT_ONCE = 2000  # examples whose logits are computed at once

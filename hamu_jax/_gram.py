@@ -1,8 +1,8 @@
 """Inner products of gradient pytrees, per block, and the combination that they decide.
 
 Three passes over the gradients make a whole unlearning step: `gram` (inner products), `residual` (the part of one
-gradient orthogonal to the other, measured rather than derived) and `combine`. Each reads a tensor once, and nothing of the
-size of the parameters is kept between them.
+gradient orthogonal to the other, measured rather than derived) and `combine`. Each is to read a tensor once, with nothing of
+the size of the parameters kept between them: `_sums` sees to it where the compiler does not.
 """
 
 import functools
@@ -21,7 +21,7 @@ Tree: TypeAlias = optax.Params
 
 # Terms that are summed one after the other: sums of more lose digits in float32, and of fewer there are too many.
 SHORTEST, LONGEST = 64, 4096
-LARGE = 1 << 16  # numbers in a leaf: from there on the time of a sum is seen
+LARGE = 1 << 16  # numbers in a leaf: below, it stays in the cache between passes
 
 
 class Residual(NamedTuple):
@@ -263,20 +263,19 @@ def _(primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[list[A
 
 
 def _lanes(x: Array, own: int) -> list[Array]:
-    """The numbers of a leaf as rows that are neither short nor long, in two arrays if there are many; none if they won't do.
+    """A large leaf's numbers as rows that are not long, in two arrays; none of a leaf that is better left as it is.
 
-    A sum of one number after the other waits for every addition; two at a time go on meanwhile.
+    A sum of one number after the other waits for every addition; two at a time go on meanwhile. Compilers for other devices
+    make one pass of several reductions by themselves; and of several devices each may hold a part of a row.
     """
-    while x.ndim > own + 1 and x.shape[-1] < SHORTEST:
-        x = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
-    if x.ndim == own:
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return []
+    if x.size < LARGE or x.ndim == own or x.shape[-1] % 2 or x.shape[-1] < SHORTEST:
         return []
     if x.shape[-1] > LONGEST:
-        length = next((size for size in range(LONGEST, SHORTEST - 1, -1) if x.shape[-1] % size == 0), 0)
+        length = next((size for size in range(LONGEST, SHORTEST - 1, -2) if x.shape[-1] % size == 0), 0)
         if not length:
             return []
         x = x.reshape(*x.shape[:-1], x.shape[-1] // length, length)
-    if x.size < LARGE or x.shape[-1] % 2:
-        return [x]
     pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
     return [pairs[..., 0], pairs[..., 1]]
