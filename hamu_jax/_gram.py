@@ -52,14 +52,15 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 def inner_products(left: Tree, right: Tree, partition: Partition) -> Float[Array, " blocks"]:
     """`<left, right>` per block, accumulated in float32 or wider."""
-    dtype = accumulation_dtype(left)
+    dtype = accumulation_dtype((left, right))
     return partition.sum(_dots(_wide_leaves(left, dtype), _wide_leaves(right, dtype), partition))
 
 
 def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m"]:
     """Inner products of all pairs of rows, per block, accumulated in float32 or wider."""
-    products = {(i, j): inner_products(rows[i], rows[j], partition) for i in range(len(rows)) for j in range(i + 1)}
-    m = range(len(rows))
+    dtype, m = accumulation_dtype(rows), range(len(rows))
+    wide = [_wide_leaves(row, dtype) for row in rows]
+    products = {(i, j): partition.sum(_dots(wide[i], wide[j], partition)) for i in m for j in range(i + 1)}
     return jnp.stack([jnp.stack([products[max(i, j), min(i, j)] for j in m], axis=-1) for i in m], axis=-2)
 
 
@@ -92,7 +93,7 @@ def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], par
       The residual. Where its norm is at most two units of roundoff of `|row|`, the gradients are parallel as far as
       their dtype can tell, and the norm is 0.
     """
-    dtype = accumulation_dtype(row)
+    dtype = accumulation_dtype((row, against))
     rows, others = _wide_leaves(row, dtype), _wide_leaves(against, dtype)
     square = products[:, 1, 1]
     first = ratio(products[:, 0, 1], square)
@@ -116,6 +117,7 @@ def combine(
     *,
     orthogonal: tuple[Float[Array, " blocks"], Residual] | None = None,
     keep: Any = True,
+    like: int = 0,
 ) -> Tree:
     """The weighted sum of rows, plus a multiple of the residual of row 0, in each leaf's own dtype.
 
@@ -126,8 +128,9 @@ def combine(
       orthogonal: the coefficient of the residual of row 0 against row 1, per block, and that residual. It is formed
         element by element from both rows; folded into `coefficients` it would cancel catastrophically at small angles.
       keep: a boolean scalar; where it is false the result is zero, whatever the rows hold.
+      like: the row whose dtypes the result has.
     """
-    dtype = accumulation_dtype(rows[0])
+    dtype = accumulation_dtype(rows)
     leaves = [_wide_leaves(row, dtype) for row in rows]
     sums = [
         sum(c * x for c, x in zip(weights, xs, strict=True))
@@ -146,9 +149,9 @@ def combine(
             total + s * ((x - first * y) - second * y)
             for total, x, y, s, first, second in zip(sums, leaves[0], leaves[1], *spread, strict=True)
         ]
-    like, structure = jax.tree.flatten(rows[0])
+    model, structure = jax.tree.flatten(rows[like])
     return jax.tree.unflatten(
-        structure, [jnp.where(keep, x, 0.0).astype(leaf.dtype) for x, leaf in zip(sums, like, strict=True)]
+        structure, [jnp.where(keep, x, 0.0).astype(leaf.dtype) for x, leaf in zip(sums, model, strict=True)]
     )
 
 

@@ -129,13 +129,14 @@ def step(
 
 
 def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
-    """One more pass: the combination of the gradients, or zero."""
+    """One more pass: the combination of the gradients, or zero, in the retain gradient's dtypes."""
     return combine(
         rows.grads,
         combination.rows * measured.scale[None, :],
         blocks,
         orthogonal=(combination.residual * measured.scale[0], measured.residual),
         keep=keep,
+        like=rows.signs.index(1),
     )
 
 

@@ -83,3 +83,13 @@ def test_gradients_whose_squares_overflow_in_float16() -> None:
     assert update["w"].dtype == jnp.float16
     assert bool(jnp.all(hamu_jax.get_hardness(state).finite))
     np.testing.assert_allclose(update["w"].astype(np.float32), wide["w"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("variant", ["q", "u"])
+def test_the_update_has_the_dtypes_of_the_retain_gradient(variant: Any) -> None:
+    """Whatever those of the forget gradient are, which is the first row of variant "u"."""
+    retain = {"a": jnp.ones(3), "b": jnp.arange(3.0, dtype=jnp.bfloat16)}
+    forget = {"a": jnp.arange(3.0, dtype=jnp.float16), "b": jnp.ones(3)}
+    tx = hamu_jax.transform(0.1, variant=variant)
+    updates, _ = tx.update(retain, tx.init(retain), forget_grads=forget)
+    assert jax.tree.map(lambda x: x.dtype, updates) == jax.tree.map(lambda x: x.dtype, retain)
