@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -48,9 +49,13 @@ class Partition:
         """Sums per-leaf numbers, `[...]` or `[n, ...]` where stacked, into one a block."""
         shares = _axes.total_of_shards(list(leaves), self.shard_axis)
         values = jnp.concatenate([x if stacked else x[None] for x, stacked in zip(shares, self.stacked, strict=True)])
-        if values.shape[0] != len(self.labels):  # else every slot is a block of its own, in order
-            block_of_slot = jnp.asarray([block for slot in self.slots for block in slot])
-            values = jax.ops.segment_sum(values, block_of_slot, num_segments=len(self.labels))
+        block_of_slot = np.array([block for slot in self.slots for block in slot], int)
+        order = np.argsort(block_of_slot, kind="stable")
+        if np.any(np.diff(order) != 1):
+            values = values[jnp.asarray(order)]
+        if values.shape[0] != len(self.labels):  # else every slot is a block of its own
+            ids = jnp.asarray(block_of_slot[order])
+            values = jax.ops.segment_sum(values, ids, num_segments=len(self.labels), indices_are_sorted=True)
         return _axes.total(values, self.shard_axis)
 
     def spread(self, values: Float[Array, " blocks"], leaves: Sequence[Array]) -> list[Float[Array, "..."]]:

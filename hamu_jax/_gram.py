@@ -58,14 +58,14 @@ def ratio(numerator: Array, denominator: Array) -> Array:
 
 def inner_products(left: Tree, right: Tree, partition: Partition) -> Float[Array, " blocks"]:
     """`<left, right>` per block, accumulated in float32 or wider."""
-    return _totals(lambda x, y: (x * y,), (left, right), accumulation_dtype(left), partition)[0]
+    return _totals(lambda x, y: (x * y,), (left, right), partition)[0]
 
 
 def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m"]:
     """Inner products of all pairs of rows, per block, accumulated in float32 or wider."""
     m = range(len(rows))
     pairs = [(i, j) for i in m for j in range(i + 1)]
-    totals = _totals(lambda *xs: tuple(xs[i] * xs[j] for i, j in pairs), rows, accumulation_dtype(rows[0]), partition)
+    totals = _totals(lambda *xs: tuple(xs[i] * xs[j] for i, j in pairs), rows, partition)
     products = dict(zip(pairs, totals, strict=True))
     return jnp.stack([jnp.stack([products[max(i, j), min(i, j)] for j in m], axis=-1) for i in m], axis=-2)
 
@@ -106,7 +106,7 @@ def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], par
         once = _less(x, c, y)
         return once * y, once * once
 
-    leftover, squared = _totals(sums, (row, against), accumulation_dtype(row), partition, first)
+    leftover, squared = _totals(sums, (row, against), partition, first)
     second = ratio(leftover, square)
     norm = jnp.sqrt(jnp.maximum(squared - second * leftover, 0.0))
     noise = 2.0 * rounding((row, against)) * jnp.sqrt(products[:, 0, 0])
@@ -120,6 +120,7 @@ def combine(
     *,
     orthogonal: tuple[Float[Array, " blocks"], Residual] | None = None,
     keep: Any = True,
+    like: int = 0,
 ) -> Tree:
     """The weighted sum of rows, plus a multiple of the residual of row 0, in each leaf's own dtype.
 
@@ -130,8 +131,9 @@ def combine(
       orthogonal: the coefficient of the residual of row 0 against row 1, per block, and that residual. It is formed
         element by element from both rows; folded into `coefficients` it would cancel catastrophically at small angles.
       keep: a boolean scalar; where it is false the result is zero, whatever the rows hold.
+      like: the row whose dtypes the result has.
     """
-    dtype = accumulation_dtype(rows[0])
+    dtype = accumulation_dtype(rows)
     leaves = [_wide_leaves(row, dtype) for row in rows]
     sums = [
         sum(c * x for c, x in zip(weights, xs, strict=True))
@@ -148,9 +150,9 @@ def combine(
             total + s * (_less(x, first, y) - second * y)
             for total, x, y, s, first, second in zip(sums, leaves[0], leaves[1], *spread, strict=True)
         ]
-    like, structure = jax.tree.flatten(rows[0])
+    model, structure = jax.tree.flatten(rows[like])
     return jax.tree.unflatten(
-        structure, [jnp.where(keep, x, 0.0).astype(leaf.dtype) for x, leaf in zip(sums, like, strict=True)]
+        structure, [jnp.where(keep, x, 0.0).astype(leaf.dtype) for x, leaf in zip(sums, model, strict=True)]
     )
 
 
@@ -205,19 +207,18 @@ def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array])
 def _totals(
     of: Callable[..., tuple[Array, ...]],
     trees: Sequence[Tree],
-    dtype: Any,
     partition: Partition,
     *values: Float[Array, " blocks"],
 ) -> list[Float[Array, " blocks"]]:
-    """Sums over the numbers of every block, in one pass over the trees.
+    """Sums over the numbers of every block, in one pass over the trees, accumulated in float32 or wider.
 
     Args:
       of: what is summed, several functions of numbers: one of each tree, and the block's `values`.
       trees: of one structure.
-      dtype: of the sums.
       partition: the blocks.
       *values: one a block.
     """
+    dtype = accumulation_dtype(trees)
     leaves = [_wide_leaves(tree, dtype) for tree in trees]
     spread = [partition.spread(value, leaves[0]) for value in values]
     sums = [

@@ -12,6 +12,7 @@ from hamu_jax._blocks import Blocks, Partition, partition
 from hamu_jax._budget import Budget, Distribution, shares
 from hamu_jax._gram import Residual, Tree, combine, gram, ratio, residual
 from hamu_jax._hardness import Geometry, Hardness, Regime, whole
+from hamu_jax._packing import Packing, packing
 from hamu_jax.rules import Combination, Problem, Rule
 
 
@@ -69,6 +70,13 @@ def order(retain: Tree, forget: Tree, rule: Rule) -> Rows:
     return Rows((forget, retain), (-1, 1))
 
 
+def prepare(retain: Tree, forget: Tree, settings: Settings) -> tuple[Rows, Partition, Packing]:
+    """The rows and their blocks, with small leaves stacked, and what takes the stacks apart."""
+    blocks = partition(retain, settings.blocks, settings.shard_axis)
+    packed = packing(retain, forget, blocks)
+    return order(packed.pack(retain), packed.pack(forget), settings.rule), packed.partition(blocks), packed
+
+
 def measure(rows: Rows, blocks: Partition, clip_norm: float | None) -> Measurement:
     """Two passes over the gradients: inner products, then the residual."""
     raw = gram(rows.grads, blocks)
@@ -110,8 +118,7 @@ def step(
     retain: Tree, forget: Tree, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
 ) -> tuple[Tree, Hardness]:
     """The update (to be subtracted) and what was measured on the way."""
-    blocks = partition(retain, settings.blocks, settings.shard_axis)
-    rows = order(retain, forget, settings.rule)
+    rows, blocks, packed = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
     budget = allocate(measured, improvement, radius, settings)
     combination = solve(measured, budget, settings.rule)
@@ -125,17 +132,19 @@ def step(
         finite=finite,
         rule=settings.rule,
     )
-    return update(rows, measured, combination, blocks, keep=jnp.all(hardness.finite)), hardness
+    combined = update(rows, measured, combination, blocks, keep=jnp.all(hardness.finite))
+    return packed.unpack(combined, retain), hardness
 
 
 def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
-    """One more pass: the combination of the gradients, or zero."""
+    """One more pass: the combination of the gradients, or zero, in the retain gradient's dtypes."""
     return combine(
         rows.grads,
         combination.rows * measured.scale[None, :],
         blocks,
         orthogonal=(combination.residual * measured.scale[0], measured.residual),
         keep=keep,
+        like=rows.signs.index(1),
     )
 
 

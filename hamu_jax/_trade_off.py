@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hamu_jax import _validate, rules
-from hamu_jax._blocks import Blocks, partition
+from hamu_jax._blocks import Blocks
 from hamu_jax._budget import Distribution
 from hamu_jax._gram import Tree, accumulation_dtype
-from hamu_jax._step import Measurement, Settings, allocate, decrease, measure, order, solve
+from hamu_jax._step import Measurement, Settings, allocate, decrease, measure, prepare, solve
 
 
 class TradeOff(NamedTuple):
@@ -85,7 +85,8 @@ def trade_off(
 
 def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settings, points: int) -> TradeOff:
     """The curve from one measurement; every point solves the blocks' scalar problems only."""
-    measured = measure(order(retain, forget, settings.rule), partition(retain, settings.blocks), settings.clip_norm)
+    rows, blocks, _ = prepare(retain, forget, settings)
+    measured = measure(rows, blocks, settings.clip_norm)
     one = allocate(measured, jnp.ones((), measured.gram.dtype), radius, settings)  # shares are linear in the improvement
     reach = one.radius * measured.geometry().guaranteed
     sharing = one.improvement > 0
