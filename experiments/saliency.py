@@ -56,7 +56,11 @@ def masked_updates(mask: Mask) -> optax.GradientTransformation:
         del params
         return jax.tree.map(lambda u, keep: jnp.where(keep, u, jnp.zeros_like(u)), updates, state), state
 
-    return optax.GradientTransformation(lambda params: mask, update)  # noqa: ARG005  (optax's signature)
+    def init(params: Any) -> Mask:
+        del params
+        return jax.tree.map(jnp.copy, mask)  # steps may give their state away, and other runs need the mask, too
+
+    return optax.GradientTransformation(init, update)
 
 
 def _reaches(leaf: Array, threshold: Array) -> Bool[Array, "..."]:

@@ -39,9 +39,9 @@ class Residual(NamedTuple):
     norm: Float[Array, " blocks"]
 
 
-def accumulation_dtype(tree: Tree) -> Any:
-    """The dtype in which sums over `tree` are formed: its widest, float32 at least."""
-    widest = max((jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jax.tree.leaves(tree))), key=lambda dtype: dtype.itemsize)
+def accumulation_dtype(*trees: Tree | None) -> Any:
+    """The dtype in which sums over `trees` are formed: their widest, float32 at least."""
+    widest = max((jnp.dtype(jnp.float32), *(leaf.dtype for leaf in jax.tree.leaves(trees))), key=lambda dtype: dtype.itemsize)
     return jax.dtypes.canonicalize_dtype(widest)
 
 
@@ -133,7 +133,7 @@ def combine(
       keep: a boolean scalar; where it is false the result is zero, whatever the rows hold.
       like: the row whose dtypes the result has.
     """
-    dtype = accumulation_dtype(rows)
+    dtype = accumulation_dtype(*rows)
     leaves = [_wide_leaves(row, dtype) for row in rows]
     sums = [
         sum(c * x for c, x in zip(weights, xs, strict=True))
@@ -218,7 +218,7 @@ def _totals(
       partition: the blocks.
       *values: one a block.
     """
-    dtype = accumulation_dtype(trees)
+    dtype = accumulation_dtype(*trees)
     leaves = [_wide_leaves(tree, dtype) for tree in trees]
     spread = [partition.spread(value, leaves[0]) for value in values]
     sums = [

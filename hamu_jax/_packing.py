@@ -5,7 +5,7 @@ that were compiled for the first serve all of them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ class Packing:
     def pack(self, tree: Tree) -> list[Array]:
         """One array a group: several leaves on a new leading axis, or the leaf itself."""
         leaves = jax.tree.leaves(tree)
-        return [jnp.stack([leaves[i] for i in group]) if len(group) > 1 else leaves[group[0]] for group in self.groups]
+        return [leaves[group[0]] if len(group) == 1 else jnp.stack([leaves[i] for i in group]) for group in self.groups]
 
-    def unpack(self, packed: Sequence[Array], like: Tree) -> Tree:
+    def unpack(self, packed: Any, like: Tree) -> Tree:
         """The pytree of which `pack` makes `packed`, with the structure of `like`."""
         leaves: dict[int, Array] = {}
         for group, x in zip(self.groups, packed, strict=True):
@@ -40,7 +40,7 @@ class Packing:
     def partition(self, blocks: Partition) -> Partition:
         """The same blocks for what `pack` gives: a stack's leading axis counts the slots of its leaves."""
         slots = tuple(tuple(slot for i in group for slot in blocks.slots[i]) for group in self.groups)
-        stacked = tuple(len(group) > 1 or blocks.stacked[group[0]] for group in self.groups)
+        stacked = tuple(blocks.stacked[group[0]] if len(group) == 1 else True for group in self.groups)
         return dataclasses.replace(blocks, slots=slots, stacked=stacked)
 
 

@@ -102,7 +102,7 @@ def combine(
         del params, extra_args
         _check_gradients(updates, forget_grads)
         retain, forget = _axes.averaged(updates, forget_grads, axis_name, shard_axis_name)
-        dtype = accumulation_dtype((updates, forget_grads))
+        dtype = accumulation_dtype(retain, forget)
         required = at_step(improvement, state.step, dtype)
         longest = None if radius is None else at_step(radius, state.step, dtype)
         combined, hardness = _launch(retain, forget, required, longest, settings)
