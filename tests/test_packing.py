@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problems import PLAIN_COMPILE
+from problems import AS_USERS_COMPILE, PLAIN_COMPILE, dot, norm, sample
 
 import hamu_jax
 from hamu_jax import Stacked, _packing, _transform
@@ -132,6 +132,22 @@ def assert_solved(layers: int) -> None:
 
 def test_every_tensor_by_hand() -> None:
     assert_solved(40)
+
+
+@pytest.mark.parametrize("variant", ["q", "u"])
+def test_promises_at_small_angles(variant: Any) -> None:
+    """In stacks too the step is made of the residual that was measured, as users compile it."""
+    angle = 10.0 ** np.random.default_rng(0).uniform(-4, -1, 64)
+    problems = sample(3, 64, 200, angle=angle, dtype=np.float32)
+    tx = hamu_jax.transform(0.5, distribution="relative", variant=variant)
+    update = jax.jit(lambda r, f: tx.update(r, tx.init(r), forget_grads=f), compiler_options=AS_USERS_COMPILE)
+    assert len(groups(list(problems.retain), list(problems.forget))) == 2
+    updates, state = update(list(problems.retain), list(problems.forget))
+    given = problems if variant == "q" else problems.exchanged()
+    reach = norm(given.retain) * norm(given.forget)
+    assert np.all(state.hardness.regime == hamu_jax.Regime.RECTIFIED)
+    assert np.all(dot(given.forget, -np.stack(updates)) >= (0.5 - 1e-6) * reach)
+    assert np.all(norm(np.stack(updates)) <= norm(given.retain) * (1 + 1e-6 + np.finfo(np.float32).eps / np.sin(angle)))
 
 
 @pytest.mark.slow
