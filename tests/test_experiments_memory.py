@@ -40,5 +40,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["arguments"] >= size
         assert row["all"] >= row["arguments"] + row["temporaries"] - size
     assert rows["full", "HAMU"]["temporaries"] >= 2 * size
-    assert rows["full", "HAMU"]["matmul_flops"] > rows["lora", "HAMU"]["matmul_flops"]
+    for trained in SMALL.trained:
+        # HAMU has the matrix products of any step with two gradients.
+        assert rows[trained, "HAMU"]["matmul_flops"] == pytest.approx(rows[trained, "GDiff"]["matmul_flops"], rel=0.01)
     assert written.read_text(encoding="utf-8").count("| lora | float32 | 1 |") == 2
