@@ -32,8 +32,8 @@ def update(scale: Scale, reference: Reference | None) -> list[Row]:
             scaling = jax.jit(lambda x: 1.0000001 * x, donate_argnums=0)
             functions["scaling"] = clocked(_InPlace(scaling, jnp.ones(size)))
         functions |= _theirs(reference, "update")
+        facts = _agreement(subject, reference, _update_of(subject))  # before PyTorch's parameters have moved
         seconds = interleaved(functions, scale.repeats)
-        facts = _agreement(subject, reference, _update_of(subject))
         rows += _rows(subject.title, seconds, {PAPER: ("paper", 0.1)}, facts)
         if "scaling" in seconds:
             floor = [x * UPDATE_MOVES / SCALING_MOVES for x in seconds["scaling"]]
@@ -50,8 +50,8 @@ def step(scale: Scale, reference: Reference | None) -> list[Row]:
             "gdiff": clocked(stepper(subject, rules.gdiff())),
             **_theirs(reference, "step"),
         }
+        facts = _agreement(subject, reference, _update_of(subject))  # before PyTorch's parameters have moved
         seconds = interleaved(functions, scale.repeats)
-        facts = _agreement(subject, reference, _update_of(subject))
         rows += _rows(subject.title, seconds, {OWN_GDIFF: ("gdiff", 1.02), PAPER: ("paper", target)}, facts)
     return rows
 
