@@ -99,13 +99,14 @@ def _markdown(found: dict[str, dict[str, Any]], made: dict[str, Any]) -> str:
 
 def _picture(found: dict[str, dict[str, Any]]) -> Figure:
     """Every ratio that has a number for a target, over that target."""
-    rows = [row for line in found.values() for row in line["rows"] if isinstance(row.get("target"), float)]
-    names = [f"{row['case']}\nagainst {row.get('against', 'a microbatch')}" for row in rows]
+    rows = [(name, row) for name, line in found.items() for row in line["rows"] if isinstance(row.get("target"), float)]
+    labels = [f"{name}: {row['case']}\nagainst {row.get('against', 'a microbatch')}" for name, row in rows]
     figure = Figure(figsize=(9, 1.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    ratios = [row["ratio"] / row["target"] for row in rows]
-    axes.barh(names, ratios, color=["tab:blue" if row["met"] else "tab:red" for row in rows])
-    for place, row in enumerate(rows):
+    ratios = [row["ratio"] / row["target"] for _, row in rows]
+    axes.barh(range(len(rows)), ratios, color=["tab:blue" if row["met"] else "tab:red" for _, row in rows])
+    axes.set_yticks(range(len(rows)), labels)
+    for place, (_, row) in enumerate(rows):
         axes.text(ratios[place], place, f" {row['ratio']:.2g} (target {row['target']:g})", va="center", fontsize=8)
     axes.axvline(1.0, color="black", linestyle="--")
     axes.set_xscale("log")
