@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.first_step RULE IMAGES
 
 makes steps with `hamu` or `gdiff`, on the ResNet-20, or for 0 images on a tiny language model, and prints, as JSON, the seconds
-step, how many programs it found in JAX's persistent cache and how many it compiled, and its memory before and at the peak.
+to its first step, how many programs it found in JAX's persistent cache and how many it compiled, and its memory at the peak.
 """
 
 import collections
