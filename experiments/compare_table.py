@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +13,9 @@ from experiments.pareto import hypervolume, pareto_front
 from experiments.unlearning import Record
 
 Measured = Mapping[str, Any]
+T = TypeVar("T")
 Spread = tuple[float, float | None]  # mean and standard deviation
+MODELS = ("full", "retrained")
 REFERENCE = (1.0, 0.0)  # the worst: all of what is to be forgotten is right, nothing of what is kept
 COLUMNS = {
     "retain accuracy": "retain/accuracy",
@@ -36,6 +38,40 @@ DETAILS = {
 }
 
 
+def gap(measured: Measured, retrained: Measured, names: Sequence[str]) -> float | None:
+    """Mean distance to the retrained model over some numbers; None if one of them was not finite."""
+    pairs = [(measured[name], retrained[name]) for name in names]
+    return None if any(None in pair for pair in pairs) else float(np.mean([abs(ours - theirs) for ours, theirs in pairs]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """Which numbers a comparison is made by.
+
+    Attributes:
+      reported: the reported gap is the mean distance to the retrained model over these.
+      chosen_by: likewise the gap by which settings are chosen. None of `reported` that is of test data may be here.
+      ties: of equal gaps the setting is chosen whose mean over these is the smallest.
+      front: what a Pareto picture has on its axes, of what is forgotten (left is better) and of what is kept (up is better).
+      axes: their labels.
+    """
+
+    reported: tuple[str, ...]
+    chosen_by: tuple[str, ...]
+    ties: tuple[str, ...]
+    front: tuple[str, str]
+    axes: tuple[str, str]
+
+
+OF_IMAGES = Judge(
+    reported=tuple(f"{part}/accuracy" for part in ("retain", "forget", "test retain", "test forget")),
+    chosen_by=tuple(f"{part}/accuracy" for part in ("retain", "forget", "validation retain", "validation forget")),
+    ties=("validation retain/kl", "validation forget/kl"),
+    front=("test forget", "test retain"),
+    axes=("accuracy on test images of what is forgotten (left is better)", "accuracy on other test images (up is better)"),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Results:
     """All runs: for each seed, what the models measure and what each setting's run left.
@@ -46,14 +82,18 @@ class Results:
       runs: by seed and setting.
       grid_seeds: those at which all settings were run, and by which they are chosen; at the others only the chosen ones were.
         Default: all.
+      judge: the numbers that decide.
+      searched: whether settings were chosen here; else only those that were chosen elsewhere were run.
     """
 
     config: Config
     models: dict[int, Mapping[str, Measured]]
-    runs: dict[int, Mapping[Setting, Record]]
+    runs: dict[int, dict[Setting, Record]]
     grid_seeds: tuple[int, ...] = ()
+    judge: Judge = OF_IMAGES
+    searched: bool = True
 
-    def over_seeds(self, value: Callable[[int], float]) -> list[float]:
+    def over_seeds(self, value: Callable[[int], T]) -> list[T]:
         """A number of every seed."""
         return [value(seed) for seed in self.config.seeds]
 
@@ -70,31 +110,27 @@ class Results:
     def most(self) -> int:
         """How many evaluations a whole run has."""
         ways = [run["way"] for runs in self.runs.values() for run in runs.values()]
-        return max(len(way["test forget"]["accuracy"]) for way in ways)
+        return max(len(way[self.judge.front[0]]["accuracy"]) for way in ways)
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of one method."""
         return [setting for setting in self.runs[self.whole[0]] if setting.method == method]
 
 
-def gap(measured: Measured, retrained: Measured, split: str) -> float:
-    """Mean distance to the retrained model's accuracy on what is kept and what is forgotten, in training and in `split`."""
-    names = ("retain", "forget", f"{split} retain", f"{split} forget")
-    return float(np.mean([abs(measured[f"{name}/accuracy"] - retrained[f"{name}/accuracy"]) for name in names]))
-
-
 def score(results: Results, setting: Setting) -> tuple[float, float]:
-    """What a setting is chosen by, on validation data alone: its mean gap, and of equal gaps the divergence."""
+    """What a setting is chosen by, on validation data alone: its mean gap, and of equal gaps the mean of the judge's `ties`."""
+    judge = results.judge
 
-    def divergence(seed: int) -> float:
-        values = [results.runs[seed][setting]["measured"][f"validation {kind}/kl"] for kind in ("retain", "forget")]
+    def distance(seed: int) -> float:
+        found = gap(results.runs[seed][setting]["measured"], results.models[seed]["retrained"], judge.chosen_by)
+        return math.inf if found is None else found
+
+    def tie(seed: int) -> float:
+        values = [results.runs[seed][setting]["measured"][name] for name in judge.ties]
         return math.inf if None in values else float(np.mean(values))
 
-    gaps = results.over_grid(
-        lambda seed: gap(results.runs[seed][setting]["measured"], results.models[seed]["retrained"], "validation")
-    )
     # Accuracies of some hundred images: gaps that differ by less than rounding are equal.
-    return round(float(np.mean(gaps)), 9), float(np.mean(results.over_grid(divergence)))
+    return round(float(np.mean(results.over_grid(distance))), 9), float(np.mean(results.over_grid(tie)))
 
 
 def choose(results: Results, method: str) -> Setting:
@@ -103,19 +139,16 @@ def choose(results: Results, method: str) -> Setting:
 
 
 def points(results: Results, method: str, seed: int) -> np.ndarray:
-    """`[points, 2]`: test forget and test retain accuracy of every setting and every evaluation on the way."""
+    """`[points, 2]`: accuracy on what is forgotten and on what is kept, of every setting and every evaluation on the way."""
     ways = [results.runs[seed][setting]["way"] for setting in results.settings(method)]
-    pairs = [np.stack([way[f"test {kind}"]["accuracy"] for kind in ("forget", "retain")], axis=-1) for way in ways]
+    pairs = [np.stack([way[part]["accuracy"] for part in results.judge.front], axis=-1) for way in ways]
     # A run that ended early stays where it ended, so that seeds have points in common.
     return np.concatenate([np.pad(pair, ((0, results.most - len(pair)), (0, 0)), mode="edge") for pair in pairs])
 
 
 def summarise(results: Results) -> dict[str, dict[str, Any]]:
     """For each model and method its setting, and of every number the mean and the standard deviation over seeds."""
-    rows = {
-        name: {"numbers": _numbers(results, lambda seed, name=name: results.models[seed][name])}
-        for name in ("full", "retrained")
-    }
+    rows = {name: {"numbers": _numbers(results, lambda seed, name=name: results.models[seed][name])} for name in MODELS}
     for method in results.config.methods:
         chosen = choose(results, method)
         numbers = _numbers(results, lambda seed, chosen=chosen: results.runs[seed][chosen]["measured"])
@@ -124,10 +157,10 @@ def summarise(results: Results) -> dict[str, dict[str, Any]]:
         )
         rows[method] = {
             "setting": dataclasses.asdict(chosen),
-            "at the edge": _at_the_edge(results.config, chosen),
+            "at the edge": results.searched and _at_the_edge(results.config, chosen),
             "validation gap": score(results, chosen)[0],
             "status": results.over_seeds(lambda seed, chosen=chosen: results.runs[seed][chosen]["status"]),
-            "numbers": {**numbers, "hypervolume": mean_and_deviation(volumes)},
+            "numbers": {**numbers, "hypervolume": mean_and_deviation(volumes) if results.searched else None},
         }
     return rows
 
@@ -137,7 +170,7 @@ def _numbers(results: Results, of: Callable[[int], Measured]) -> dict[str, Any]:
     seeds = results.config.seeds
     names = of(seeds[0])
     numbers = {name: mean_and_deviation([of(seed)[name] for seed in seeds]) for name in names}
-    gaps = results.over_seeds(lambda seed: gap(of(seed), results.models[seed]["retrained"], "test"))
+    gaps = results.over_seeds(lambda seed: gap(of(seed), results.models[seed]["retrained"], results.judge.reported))
     return {**numbers, "gap": mean_and_deviation(gaps)}
 
 
@@ -198,29 +231,30 @@ def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(12, 2.1 * height + 0.6), layout="constrained")
     panels = np.atleast_1d(figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)).ravel()
     clouds = {name: np.mean(results.over_grid(lambda seed, name=name: points(results, name, seed)), axis=0) for name in names}
-    lowest = min(rows[name]["numbers"]["test retain/accuracy"][0] for name in ("full", *names))
-    full = rows["full"]["numbers"]["test retain/accuracy"][0]
+    forgotten, retained = (f"{part}/accuracy" for part in results.judge.front)
+    lowest = min(rows[name]["numbers"][retained][0] for name in ("full", *names))
+    full = rows["full"]["numbers"][retained][0]
     for axes, name in zip(panels, names, strict=False):
         for cloud in clouds.values():
             _front(axes, cloud, color="#cccccc", linewidth=0.8)
-        _panel(axes, clouds[name], rows, name)
+        places = {model: tuple(rows[model]["numbers"][x][0] for x in (forgotten, retained)) for model in (*MODELS, name)}
+        volume = rows[name]["numbers"]["hypervolume"]
+        _panel(axes, clouds[name], places, name if volume is None else f"{name}  ({volume[0]:.3f})")
         axes.set_ylim(min(full - 0.06, lowest - 0.02), full + 0.02)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
-    figure.supxlabel("accuracy on test images of the forgotten class (left is better)")
-    figure.supylabel("accuracy on other test images (up is better)")
+    figure.supxlabel(results.judge.axes[0])
+    figure.supylabel(results.judge.axes[1])
     return figure
 
 
-def _panel(axes: Any, cloud: np.ndarray, rows: Mapping[str, Mapping[str, Any]], name: str) -> None:
-    """One method."""
+def _panel(axes: Any, cloud: np.ndarray, places: Mapping[str, tuple[float, ...]], title: str) -> None:
+    """One method: all its points, and where the two models and the chosen setting are."""
     axes.plot(*cloud.T, ".", color="#0072b2", alpha=0.35, markersize=4)
     _front(axes, cloud, color="#0072b2", linewidth=1.5)
-    for model, marker, color in (("full", "s", "#767676"), ("retrained", "*", "#009e73"), (name, "D", "#d55e00")):
-        numbers = rows[model]["numbers"]
-        place = (numbers["test forget/accuracy"][0], numbers["test retain/accuracy"][0])
+    for place, (marker, color) in zip(places.values(), (("s", "#767676"), ("*", "#009e73"), ("D", "#d55e00")), strict=True):
         axes.plot(*place, marker, color=color, markersize=9 if marker == "*" else 5, zorder=4)
-    axes.set_title(f"{name}  ({rows[name]['numbers']['hypervolume'][0]:.3f})", fontsize=9)
+    axes.set_title(title, fontsize=9)
     axes.set_xlim(-0.04, 1.04)
     axes.grid(alpha=0.25)
 

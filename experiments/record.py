@@ -1,8 +1,9 @@
 """What must stand beside an experiment's numbers."""
 
 import dataclasses
+import json
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from hamu_jax import Unlearned, report
@@ -11,7 +12,7 @@ from hamu_jax import Unlearned, report
 def settings(name: str, config: Any) -> dict[str, Any]:
     """The command as it was typed, and every setting, fit for JSON."""
     values = {"command": f"python -m experiments.{name} " + " ".join(sys.argv[1:]), **dataclasses.asdict(config)}
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    return json.loads(json.dumps(values, default=os.fspath))
 
 
 def conclusion(result: Unlearned, models: report.Models) -> str:

@@ -16,6 +16,8 @@ from experiments.data import fictional
 from experiments.language import base, commands, measures, models, parts, runs, task
 from experiments.language.config import Problem, Training, Unlearning
 from experiments.models import peft_format
+from experiments.sweeps import questions
+from experiments.sweeps.main import main
 from hamu_jax import metrics, objectives
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
@@ -236,3 +238,44 @@ def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) ->
     assert (float(change) < 0) == (name == "scrub")
     if name == "hamu-projected":
         assert subject.groups.count == 2
+
+
+@pytest.mark.slow
+def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task) -> None:
+    """And everything is measured of what was chosen alone."""
+    few = {"methods": ("ga", "hamu-q"), "learning_rates": (1e-4, 0.5), "promise_learning_rates": (0.1,), "improvements": (0.3,)}
+    config = questions.Sweep(out=out, seeds=(3,), **{**RUN, **few})
+    path = main("baselines", config, "language")
+    assert path.parent.name == "baselines-fictional"
+    rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
+    assert list(rows) == ["full", "retrained", "ga", "hamu-q"]
+    wanted = models.validation(made, "retrained")
+    gaps = {}
+    runs_of = {"method": "ga", "improvement": 0.0, "seed": 3}
+    for rate in few["learning_rates"]:
+        record = runs.ensure(unlearning(out, learning_rate=rate, **runs_of))
+        parts_of = ("validation retain/probability", "validation forget/probability")
+        gaps[rate] = np.mean([abs(record["measured"][name] - wanted[name]) for name in parts_of])
+    assert rows["ga"]["setting"]["learning_rate"] == min(gaps, key=lambda rate: gaps[rate])
+    assert rows["ga"]["validation gap"] == pytest.approx(min(gaps.values()))
+    chosen = runs.measured(unlearning(out, learning_rate=rows["ga"]["setting"]["learning_rate"], **runs_of))
+    assert rows["ga"]["numbers"]["forget/rouge"][0] == pytest.approx(chosen["unlearned"]["forget/rouge"])
+    both = [abs(chosen["unlearned"][name] - chosen["retrained"][name]) for name in ("retain/probability", "forget/probability")]
+    assert rows["ga"]["numbers"]["gap"][0] == pytest.approx(np.mean(both))
+    assert len(list(out.glob("runs/ga-*seed3-*"))) == 2
+    assert len(list(out.glob("runs/ga-*seed3-*/measured-*.json"))) == 1
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hard", "constraint", "timing"])
+def test_sweeps(out: Path, made: task.Task, name: str) -> None:  # noqa: ARG001  (the models that it trained)
+    methods_of = ("ft", "hamu-q") if name == "timing" else ("hamu-q",)
+    path = main(name, questions.Sweep(out=out, smoke=True, **{**RUN, "methods": methods_of}), "language")
+    assert path.parent.name == (name if name == "hard" else f"{name}-fictional")
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    if name in questions.QUESTIONS.axes:
+        values = questions.QUESTIONS.axes[name].values
+        assert [point["value"] for point in record["points"]] == [values[0], values[-1]]
+        assert all(point["numbers"]["gap"] is not None for point in record["points"])
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

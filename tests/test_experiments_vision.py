@@ -18,8 +18,10 @@ import orbax.checkpoint as ocp
 import pytest
 from runs import bits
 
-from experiments import sweep
-from experiments.sweeps.config import AXES, NAMES, Sweep, values
+from experiments import pool
+from experiments.sweeps.config import directory, values
+from experiments.sweeps.images import IMAGES, Sweep
+from experiments.sweeps.main import main
 from experiments.vision import commands, models, runs, task
 from experiments.vision.config import Problem, Training, Unlearning
 
@@ -89,22 +91,50 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGES.names)
 def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep", name])
     few = {"methods": ("ft", "hamu-q")} if name in ("baselines", "timing", "rho") else {"methods": ("hamu-q",)}
     wanted = {"values": ("4", "8")} if name == "batch-size" else {}
     config = Sweep(out=out, smoke=True, **{**RUN, **few, **wanted})
-    path = sweep.main(name, config)
+    path = main(name, config, "sweep")
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert record["settings"]["command"] == f"python -m experiments.sweep {name}"
-    if name in AXES:
+    if name in IMAGES.axes:
         expected = {(method, value) for method in few["methods"] for value in values(name, config)}
         assert {(point["method"], point["value"]) for point in record["points"]} == expected
         stamps = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
-        sweep.main(name, config)
+        main(name, config, "sweep")
         assert stamps == {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
+
+
+@pytest.mark.slow
+def test_chosen_settings_are_run_on_another_model(out: Path) -> None:
+    """What a sweep chose, no grid; and both tables make one."""
+    few = {"methods": ("ft", "hamu-q"), "learning_rates": (0.01, 0.1), "promise_learning_rates": (0.05,), "seeds": (1,)}
+    first = main("baselines", Sweep(out=out / "first", **{**RUN, **few}), "sweep").with_suffix(".json")
+    other = {**RUN, "methods": ("ft", "hamu-q"), "seeds": (2,), "training": dataclasses.replace(TRAINING, seed=1)}
+    second = main("baselines", Sweep(out=out / "second", chosen=first, **other), "sweep").with_suffix(".json")
+    held = [json.loads(path.read_text(encoding="utf-8")) for path in (first, second)]
+    for method in ("ft", "hamu-q"):
+        assert held[1]["methods"][method]["setting"] == held[0]["methods"][method]["setting"]
+        assert held[1]["methods"][method]["numbers"]["hypervolume"] is None
+    assert len(list((out / "second").glob("runs/*/run.json"))) == 2
+    assert f"Settings are those that {first} chose" in second.with_suffix(".md").read_text(encoding="utf-8")
+    text = pool.main(pool.Config((first, second), out / "pooled"))
+    assert "over 2 trained models" in text.read_text(encoding="utf-8")
+    rows = json.loads(text.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
+    gaps = [one["methods"]["hamu-q"]["numbers"]["gap"][0] for one in held]
+    np.testing.assert_allclose(rows["hamu-q"]["numbers"]["gap"], [np.mean(gaps), np.std(gaps, ddof=1)])
+    assert text.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_are_named_by_their_problem() -> None:
+    assert directory("rho", Sweep(rho=1.0)) == "rho"
+    assert directory("stopping", Sweep(rho=0.0)) == "stopping-rho0.5"
+    assert directory("constraint", Sweep(rho=0.25)) == "constraint-rho0.25"
+    assert directory("baselines", Sweep(rho=1.0)) == "baselines-rho1"
 
 
 @pytest.mark.slow
@@ -188,17 +218,20 @@ def left(out: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("rhos", {}, "name: got 'rhos', expected one of rho, constraint"),
+        ("rhos", {}, "name: got 'rhos', expected one of rho, batch-size"),
         ("rho", {"methods": ("gd",)}, "methods: got 'gd', expected some of ft, ga"),
         ("rho", {"values": ("half",)}, "values: got 'half', expected floats"),
         ("baselines", {"seeds": (0, 1), "grid_seeds": (2,)}, r"grid_seeds: got \(2,\), expected some of seeds, \(0, 1\)"),
         ("timing", {"values": ("1",)}, "values: got .*, expected none: timing varies the method"),
+        ("rho", {"chosen": Path("x.json")}, "chosen: got x.json, expected none: only baselines chooses settings"),
+        ("baselines", {"chosen": Path("x.json")}, "chosen: got x.json, which is not there"),
     ],
 )
 def test_what_is_asked_of_a_sweep_is_checked(tmp_path: Path, name: str, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sweep.main(name, Sweep(out=tmp_path, **changed))
-    assert list(tmp_path.iterdir()) == []
+        main(name, Sweep(out=tmp_path, **changed), "sweep")
+    assert not list(tmp_path.glob("runs/*"))
+    assert not list(tmp_path.glob("models/*"))
 
 
 def test_a_model_of_other_settings_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Unlearning on language models, a command a stage: finetune, retrain, unlearn, evaluate, report; `--help` says its options.
 
-Adapters and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on.
+Adapters and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on. `sweep NAME` makes
+many runs, and one table and one figure of them.
 """
 
+import sys
 from typing import Annotated
 
 import tyro
@@ -10,6 +12,8 @@ import tyro
 from experiments.language import commands
 from experiments.language.config import Problem, Unlearning
 from experiments.programs import say
+from experiments.sweeps import questions
+from experiments.sweeps.main import main
 
 OfProblem = Annotated[Problem, tyro.conf.arg(name="")]
 OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
@@ -40,7 +44,16 @@ def report(config: OfUnlearning) -> None:
     say(commands.report, config)
 
 
-COMMANDS = {"finetune": finetune, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}
+def sweep(
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(questions.QUESTIONS.names))],
+    config: Annotated[questions.Sweep, tyro.conf.arg(name="")],
+) -> None:
+    """Runs one of the paper's sweeps, or all baselines."""
+    written = main(name, config, "language")
+    sys.stdout.write(written.read_text(encoding="utf-8") + f"\nThe results are in {written.parent}/\n")
+
+
+RUN = {"finetune": finetune, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m experiments.language", description=__doc__)
+    tyro.extras.subcommand_cli_from_dict({**RUN, "sweep": sweep}, prog="python -m experiments.language", description=__doc__)

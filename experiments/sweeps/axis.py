@@ -5,13 +5,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.compare_table import COLUMNS, Spread, gap, mean_and_deviation, table
-from experiments.sweeps.config import AXES, Sweep, chosen_methods, run_settings, trained_with, values
+from experiments.compare_table import Spread, mean_and_deviation, table
+from experiments.sweeps.config import Kind, Varied, chosen_methods, run_settings, trained_with, values
 from experiments.unlearning import Record
-from experiments.vision import models, runs, task
-
-SHOWN = {name: column for name, column in COLUMNS.items() if column != "hypervolume"} | {"steps": "steps"}
-PANELS = {"accuracy on what is kept": "test retain/accuracy", "on what is forgotten": "forget/accuracy", "gap": "gap"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,62 +20,49 @@ class Point:
     models: dict[str, dict[str, Spread | None]]
 
 
-def run(name: str, config: Sweep) -> list[Point]:
+def run(name: str, config: Varied) -> list[Point]:
     """Makes all runs that are not there."""
-    axis, found = AXES[name], []
+    kind, found = config.kind, []
+    axis = kind.axes[name]
     records: dict[tuple[str, Any], list[Record]] = {}
     for training in trained_with(config):
         for value in values(name, config):
             for seed in config.seeds:
                 for method in chosen_methods(name, config):
                     changed = {**axis.fixed, axis.field: value, "method": method, "seed": seed, "training": training}
-                    one = run_settings(config, **changed)
-                    with_models(one)
-                    records.setdefault((method, value), []).append(runs.ensure(one))
+                    record = kind.ensure(run_settings(config, **changed))
+                    records.setdefault((method, value), []).append(record)
     for (method, value), of_seeds in sorted(records.items(), key=lambda item: chosen_methods(name, config).index(item[0][0])):
-        both = {kind: _numbers([record["models"][kind] for record in of_seeds]) for kind in ("full", "retrained")}
-        found.append(Point(method, value, _numbers([_columns(record) for record in of_seeds]), both))
+        both = {model: _numbers([record["models"][model] for record in of_seeds]) for model in ("full", "retrained")}
+        found.append(Point(method, value, _numbers([kind.row(record) for record in of_seeds]), both))
     return found
 
 
-def with_models(config: Any) -> None:
-    """Trains the models of a run that are not there."""
-    for kind in ("full", "retrained"):
-        if not (models.directory(config, kind) / "model.json").exists():
-            models.ensure(config, task.build(config), kind)
-
-
-def markdown(name: str, points: list[Point]) -> str:
+def markdown(name: str, kind: Kind, points: list[Point]) -> str:
     """The table."""
-    rows = {f"{point.method}, {AXES[name].field} {point.value}": {"numbers": point.numbers} for point in points}
-    return table(rows, SHOWN)
+    rows = {f"{point.method}, {kind.axes[name].field} {point.value}": {"numbers": point.numbers} for point in points}
+    return table(rows, kind.along)
 
 
-def picture(name: str, points: list[Point]) -> Figure:
+def picture(name: str, kind: Kind, points: list[Point]) -> Figure:
     """Over the setting, a line a method; dashed the retrained model."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    kinds = list(dict.fromkeys(point.value for point in points))
-    for axes, (label, column) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    shown = list(dict.fromkeys(point.value for point in points))
+    for axes, (label, column) in zip(figure.subplots(1, len(kind.panels)), kind.panels.items(), strict=True):
         for method in dict.fromkeys(point.method for point in points):
             here = [point for point in points if point.method == method and point.numbers[column] is not None]
             middle, spread = zip(*(point.numbers[column] for point in here), strict=True) if here else ((), ())
             bars = None if None in spread else spread
-            axes.errorbar([kinds.index(point.value) for point in here], middle, bars, marker="o", capsize=3, label=method)
+            axes.errorbar([shown.index(point.value) for point in here], middle, bars, marker="o", capsize=3, label=method)
         if column != "gap":
             levels = {point.value: point.models["retrained"][column] for point in points}
-            axes.plot([kinds.index(v) for v in levels], [x[0] for x in levels.values() if x], "k--", label="retrained")
-        axes.set_xticks(range(len(kinds)), [str(kind) for kind in kinds])
-        axes.set_xlabel(AXES[name].field)
+            axes.plot([shown.index(v) for v in levels], [x[0] for x in levels.values() if x], "k--", label="retrained")
+        axes.set_xticks(range(len(shown)), [str(value) for value in shown])
+        axes.set_xlabel(kind.axes[name].field)
         axes.set_title(label)
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8)
     return figure
-
-
-def _columns(record: Record) -> dict[str, Any]:
-    """A run's numbers."""
-    measured = record["measured"]
-    return {**measured, "steps": float(record["steps"]), "gap": gap(measured, record["models"]["retrained"], "test")}
 
 
 def _numbers(rows: list[dict[str, Any]]) -> dict[str, Spread | None]:
