@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments.models import rotary
 from experiments.models.llama_config import LlamaConfig
-from experiments.models.lora import Adapter, LoraConfig, change
+from experiments.models.lora import TARGETS, Adapter, LoraConfig, change
 from hamu_jax import Stacked
 
 Weights: TypeAlias = dict[str, Any]
@@ -30,7 +31,8 @@ class Network:
       config: its sizes.
       lora: the adapter's settings, if there is one.
       dtype: in which it computes. Norms, angles and softmax are in float32 either way.
-      checkpoint: keep only the layers' inputs for the backward pass, and compute the rest again.
+      checkpoint: keep only the layers' inputs for the backward pass, and compute the rest again. Else the outputs of the
+        linear maps are kept too: norms, rotation, softmax and gates are cheaper to compute again than to keep.
     """
 
     config: LlamaConfig
@@ -176,7 +178,8 @@ def backbone(
 
     keys = None if key is None else jax.random.split(key, network.config.layers)
     x = weights["embedding"][tokens].astype(network.dtype)
-    body = jax.checkpoint(layer, prevent_cse=False) if network.checkpoint else layer  # scan keeps its copies apart already
+    kept = jax.checkpoint_policies.save_only_these_names(*(() if network.checkpoint else TARGETS))
+    body = jax.checkpoint(layer, prevent_cse=False, policy=kept)  # scan keeps its copies apart already
     x, fresh = jax.lax.scan(body, x, _Own(weights["layers"], adapter, keys, past))
     return _norm(network.config, x, weights["norm"]), fresh
 
@@ -210,7 +213,7 @@ def _linear(network: Network, own: _Own, name: str, x: Array) -> Array:
     if network.lora is not None and own.adapter is not None and name in own.adapter:
         key = None if own.key is None else jax.random.fold_in(own.key, zlib.crc32(name.encode()))
         y = y + change(network.lora, own.adapter[name], x, key)
-    return y
+    return checkpoint_name(y, name)
 
 
 def _norm(config: LlamaConfig, x: Array, scale: Array) -> Array:
