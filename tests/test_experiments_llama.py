@@ -71,6 +71,19 @@ def test_checkpointing_changes_no_gradient() -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(x)))), plain, again)
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_what_is_kept_for_the_backward_pass(checkpoint: bool) -> None:
+    """Of every layer its input and, without checkpointing, the outputs of its linear maps: a norm's or a gate's is made again."""
+    network, weights = model("llama3")
+    network, tokens = dataclasses.replace(network, checkpoint=checkpoint), recorded("llama3")[0]
+    traced = jax.make_jaxpr(jax.grad(lambda w: jnp.mean(jnp.square(llama.forward(network, w, tokens)))))(weights)
+    scan = next(one for one in traced.jaxpr.eqns if one.primitive.name == "scan")
+    sizes = network.config.projections()
+    kept = sum(var.aval.size for var in scan.outvars[1:]) / (network.config.layers * tokens.size)
+    linear = sum(outputs for _, outputs in sizes.values())
+    assert network.config.width <= kept <= network.config.width + (0 if checkpoint else linear)
+
+
 def test_bfloat16_is_near() -> None:
     network, weights = model("llama3")
     tokens, expected = recorded("llama3")
