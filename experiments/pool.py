@@ -62,7 +62,7 @@ def main(config: Config) -> Path:
     ]
     text = "\n\n".join(
         [
-            "# All methods, over trained models",
+            f"# All methods, rho {held[0]['settings']['rho']:g}, over {len(held)} trained models",
             EXPLAINED.format(count=len(held), runs=runs),
             table(rows, {name: column for name, column in COLUMNS.items() if column != "hypervolume"}),
             "## Losses, and how close to the retrained model",
@@ -121,7 +121,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"files: got {path}, which is not there")
     held = json.loads(path.read_text(encoding="utf-8"))
-    if not {"settings", "environment", "methods"} <= set(held) or "training" not in held["settings"]:
+    if not {"settings", "environment", "methods"} <= set(held) or not {"training", "rho"} <= set(held["settings"]):
         raise ValueError(f"files: got {path}, expected what experiments.sweep baselines left")
     return held
 

@@ -22,6 +22,7 @@ Tree: TypeAlias = optax.Params
 # Terms that are summed one after the other: sums of more lose digits in float32, and of fewer there are too many.
 SHORTEST, LONGEST = 64, 4096
 LARGE = 1 << 16  # numbers in a leaf: below, it stays in the cache between passes
+LANES = (4, 2)  # sums at a time, as many as the rows' length allows; with 8 the compiler's loop is slower again
 
 
 class Residual(NamedTuple):
@@ -237,7 +238,7 @@ def _sums(of: Callable[..., tuple[Array, ...]], xs: Sequence[Array], cs: Sequenc
     """Sums over a leaf, one a slot: first over rows, all of them by one reduction, then over what is left.
 
     Of several reductions XLA's CPU compiler makes as many passes, and keeps what they share in memory: an update of 135
-    million float32 parameters took 0.45 s and 538 MB on two cores, and takes 0.23 s and 5 MB with one reduction a leaf.
+    million float32 parameters took 0.45 s and 538 MB on two cores, and took 0.23 s and 5 MB with one reduction a leaf.
     """
     own = 1 if stacked else 0
     lanes = list(zip(*(_lanes(x, own) for x in xs), strict=True))
@@ -264,19 +265,20 @@ def _(primals: tuple[list[Array]], tangents: tuple[list[Array]]) -> tuple[list[A
 
 
 def _lanes(x: Array, own: int) -> list[Array]:
-    """A large leaf's numbers as rows that are not long, in two arrays; none of a leaf that is better left as it is.
+    """A large leaf's numbers as rows that are not long, in a few arrays; none of a leaf that is better left as it is.
 
-    A sum of one number after the other waits for every addition; two at a time go on meanwhile. Compilers for other devices
-    make one pass of several reductions by themselves; and of several devices each may hold a part of a row.
+    A sum of one number after the other waits for every addition; several at a time go on meanwhile. Compilers for other
+    devices make one pass of several reductions by themselves; and of several devices each may hold a part of a row.
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return []
-    if x.size < LARGE or x.ndim == own or x.shape[-1] % 2 or x.shape[-1] < SHORTEST:
+    count = next((count for count in LANES if x.ndim > own and x.shape[-1] % count == 0), 0)
+    if x.size < LARGE or not count or x.shape[-1] < SHORTEST:
         return []
     if x.shape[-1] > LONGEST:
-        length = next((size for size in range(LONGEST, SHORTEST - 1, -2) if x.shape[-1] % size == 0), 0)
+        length = next((size for size in range(LONGEST, SHORTEST - 1, -count) if x.shape[-1] % size == 0), 0)
         if not length:
             return []
         x = x.reshape(*x.shape[:-1], x.shape[-1] // length, length)
-    pairs = x.reshape(*x.shape[:-1], x.shape[-1] // 2, 2)
-    return [pairs[..., 0], pairs[..., 1]]
+    lanes = x.reshape(*x.shape[:-1], x.shape[-1] // count, count)
+    return [lanes[..., i] for i in range(count)]
