@@ -207,6 +207,11 @@ def test_every_command(out: Path, made: task.Task) -> None:
     assert question not in (place / "report" / "report.json").read_text(encoding="utf-8")
 
 
+def test_the_model_is_read_once(made: task.Task) -> None:
+    """However it is asked for: a sweep of 27 runs once read it 54 times, and held all of them."""
+    assert task.build(made.config, None) is task.build(made.config) is task.build(made.config, mesh=None)
+
+
 @pytest.fixture(scope="module")
 def subject(made: task.Task) -> methods.Subject:
     return runs.case(made, 10, None).subject

@@ -73,7 +73,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_what_is_kept_for_the_backward_pass(checkpoint: bool) -> None:
-    """Of every layer its input and, without checkpointing, the outputs of its linear maps: a norm's or a gate's is made again."""
+    """Of every layer its input and, without checkpointing, its linear maps' outputs: a norm's or a gate's is made again."""
     network, weights = model("llama3")
     network, tokens = dataclasses.replace(network, checkpoint=checkpoint), recorded("llama3")[0]
     traced = jax.make_jaxpr(jax.grad(lambda w: jnp.mean(jnp.square(llama.forward(network, w, tokens)))))(weights)

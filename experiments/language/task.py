@@ -153,9 +153,14 @@ class Task:
             yield {name: array[rows] for name, array in data.items()}, min(size, count - start)
 
 
-@functools.lru_cache(maxsize=1)
 def build(config: Problem, mesh: Any = None) -> Task:
-    """Reads questions and model."""
+    """Reads questions and model; the last ones are kept."""
+    return _built(config, mesh)
+
+
+@functools.lru_cache(maxsize=1)
+def _built(config: Problem, mesh: Any) -> Task:
+    """With both arguments, however `build` was called: one that is left out would be another key."""
     return Task(config, parts.build(config), base.load(config, mesh))
 
 
