@@ -49,8 +49,8 @@ def data_name(config: Problem) -> str:
     return name if config.hard == "none" else f"{name}-{config.hard}"
 
 
-def ensure(task: Task, kind: str) -> Adapter:
-    """The adapter of the `full` or the `retrained` model: loaded, or fine-tuned and kept.
+def ensure(task: Task, kind: str) -> None:
+    """Fine-tunes and keeps the adapter of the `full` or the `retrained` model, unless it is there.
 
     Training goes on from its last checkpoint if it was interrupted. A file `model.json`, written last, says what the model was
     made of.
@@ -60,7 +60,6 @@ def ensure(task: Task, kind: str) -> Adapter:
         keep(task, place, _trained(task, kind, place / "training"))
         record = {"made": made(task, kind), "environment": report.environment()}
         report.write_whole(place / "model.json", json.dumps(record, indent=1) + "\n")
-    return load(task, kind)
 
 
 def load(task: Task, kind: str) -> Adapter:

@@ -1,7 +1,6 @@
 """Sweeps of the experiments on images."""
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from experiments import compare
@@ -79,12 +78,6 @@ IMAGES = Kind(
 
 @dataclasses.dataclass(frozen=True)
 class Sweep(Varied, Unlearning):
-    """A sweep's settings: those of a run, and what is varied.
-
-    Attributes:
-      out: where models, runs and, in a directory of the sweep's name, table and figure go.
-    """
+    """A sweep's settings: those of a run, and what is varied."""
 
     kind: ClassVar[Kind] = IMAGES
-
-    out: Path = Path("vision-out")

@@ -1,7 +1,6 @@
 """Sweeps of the experiments on language models."""
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from experiments import kept_runs
@@ -122,12 +121,6 @@ QUESTIONS = Kind(
 
 @dataclasses.dataclass(frozen=True)
 class Sweep(Varied, Unlearning):
-    """A sweep's settings: those of a run, and what is varied.
-
-    Attributes:
-      out: where models, runs and, in a directory of the sweep's name, table and figure go.
-    """
+    """A sweep's settings: those of a run, and what is varied."""
 
     kind: ClassVar[Kind] = QUESTIONS
-
-    out: Path = Path("language-out")
