@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -244,7 +245,7 @@ def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supxlabel(results.judge.axes[0])
-    figure.supylabel(results.judge.axes[1])
+    figure.supylabel(textwrap.fill(results.judge.axes[1], 30))  # a single row of panels is not high
     return figure
 
 
