@@ -46,7 +46,6 @@ nitpick_ignore_regex = [(r"py:(class|data|obj)", r"(?!hamu_jax\.).*")]
 # What a code host finds in the repository, and the page that holds it here.
 ELSEWHERE = {
     "../experiments/results/digits/compare.md": "results/digits.md",
-    "../experiments/results/benchmark/benchmark.md": "results/benchmark.md",
 }
 
 
