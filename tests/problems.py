@@ -4,6 +4,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import hamu_jax
@@ -12,6 +13,7 @@ import hamu_jax
 AS_USERS_COMPILE = {"xla_cpu_use_fusion_emitters": True}
 # For what is run a few times and compared at tolerances far above rounding.
 PLAIN_COMPILE = {"xla_backend_optimization_level": 0}
+SHAPES = {"a": (2, 3), "b": (4,)}  # of two tensors
 
 
 class Problems(NamedTuple):
@@ -35,6 +37,17 @@ def norm(x: Any) -> np.ndarray:
 def dot(x: Any, y: Any) -> np.ndarray:
     """Inner products of the last axis, in float64."""
     return np.einsum("...i,...i->...", np.asarray(x, np.float64), np.asarray(y, np.float64))
+
+
+def tree_of(rng: np.random.Generator, lead: tuple[int, ...], dtype: Any, shapes: Any = None) -> Any:
+    """Gradients of leading shape `lead`."""
+    return {name: jnp.asarray(rng.normal(size=lead + shape), dtype) for name, shape in (shapes or SHAPES).items()}
+
+
+def flat(tree: Any, lead: int = 1) -> np.ndarray:
+    """The gradients as vectors, in float64, behind `lead` leading axes."""
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(tree)]
+    return np.concatenate([x.reshape(*x.shape[:lead], -1) for x in leaves], axis=-1)
 
 
 def angles(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import pytest
 import hamu_jax
 from experiments import get_smollm2, methods
 from experiments.data import fictional
-from experiments.language import base, commands, measures, models, parts, runs, task
+from experiments.language import base, commands, measures, models, parts, reporting, runs, task
 from experiments.language.config import Problem, Training, Unlearning
 from experiments.models import peft_format
 from experiments.sweeps import questions
@@ -162,7 +162,7 @@ def test_training_learns(made: task.Task) -> None:
     assert np.mean(after) < np.mean(before)
 
 
-def test_models_are_kept_for_whoever_has_their_questions(made: task.Task, out: Path) -> None:
+def test_models_are_kept_for_whoever_has_their_questions(made: task.Task) -> None:
     """The full model is the same for another division of its questions; other training makes another model."""
     other = dataclasses.replace(made, config=dataclasses.replace(made.config, held_out=0.4, questions=3))
     other = dataclasses.replace(other, parts=parts.build(other.config))
@@ -172,7 +172,6 @@ def test_models_are_kept_for_whoever_has_their_questions(made: task.Task, out: P
     again = dataclasses.replace(made, config=dataclasses.replace(made.config, training=Training()))
     with pytest.raises(FileNotFoundError, match=r"no retrained model, expected one: python -m experiments.language retrain"):
         models.load(again, "retrained")
-    assert list(out.glob("models/*")) == sorted(out.glob("models/*"), key=lambda path: path.name) or True
 
 
 @pytest.mark.slow
@@ -205,6 +204,27 @@ def test_every_command(out: Path, made: task.Task) -> None:
     assert question in (place / "report" / "samples.md").read_text(encoding="utf-8")
     assert question not in json.dumps(assessed)
     assert question not in (place / "report" / "report.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.001, 0.3, "0.3, 0.001 before: no difference from the retrained model's truth ratios was found."),
+        (0.087, 0.087, "nor was one before: too few questions to tell."),
+        (0.001, 0.01, "the truth ratios differ from the retrained model's."),
+    ],
+)
+def test_a_test_that_could_not_fail_is_no_evidence(before: float, after: float, said: str) -> None:
+    """Forget quality that is as good before unlearning says nothing of it, and the report says so."""
+    numbers = dict.fromkeys(("forget/probability", "validation forget/probability", "retain/probability"), 0.25)
+    rows: dict[str, Any] = {
+        "full": {**numbers, "forget quality": before},
+        "retrained": {**numbers, "forget quality": 1.0},
+        "unlearned": {**numbers, "forget quality": after, "validation forget/probability": 0.75},
+    }
+    text = reporting.conclude(rows, {"steps": 2, "reason": "all were taken"})
+    assert said in text
+    assert "this run did not see, have probability 0.750 (0.250 before" in text
 
 
 def test_the_model_is_read_once(made: task.Task) -> None:

@@ -20,9 +20,14 @@ from hamu_jax import report
 
 SHOWN = (
     *("retain/probability", "retain/rouge", "forget/probability", "forget/rouge", "forget/extraction", "forget/truth ratio"),
-    *("duplicates/probability", "forget unseen AUC, loss", "forget unseen AUC, min-k", "model utility", "forget quality"),
+    *("validation forget/probability", "duplicates/probability", "forget unseen AUC, loss", "forget unseen AUC, min-k"),
+    *("model utility", "forget quality"),
 )
-WATCHED = {"token accuracy, retained": "validation retain/accuracy", "token accuracy, forgotten": "validation forget/accuracy"}
+WATCHED = {
+    "tokens of held-out questions, to keep": "validation retain/accuracy",
+    "tokens of held-out questions, to forget": "validation forget/accuracy",
+}
+DIFFERENT = 0.05  # the p-value below which forget quality is said to show a difference, by convention
 NOTE = (
     "To first order, at the full model and per unit of learning rate. The row is that of the question in its data; a cosine "
     "above 0 says that forgetting the question hurts what is kept. Keep texts that are not yours out of what you publish: "
@@ -112,14 +117,27 @@ def conclude(rows: dict[str, Record], record: Record) -> str:
         return f"{now} ({full} before, {retrained} in the model that was never trained on it)"
 
     words.append(f"**Forgotten:** the answers to be forgotten have probability {three('forget/probability')}.")
+    words.append(
+        "Answers to other questions about the same persons, which the model had learned and this run did not see, have "
+        f"probability {three('validation forget/probability')}."
+    )
     words.append(f"**Kept:** the answers to be kept have probability {three('retain/probability')}.")
     quality = after.get("forget quality")
     if quality is not None:
-        differ = "they differ" if quality < 0.05 else "no difference was found"  # noqa: PLR2004  (the convention)
-        words.append(f"**As if never trained on:** forget quality {quality:.3g}: {differ}.")
+        words.append(f"**As if never trained on:** forget quality {quality:.3g}, {before['forget quality']:.3g} before: ")
+        words[-1] += _compared(before["forget quality"], quality)
     words.append(f"The run ended after {record['steps']} steps: {record['reason']}.")
     words.append("This is evidence about these measurements, not a certificate that no trace is left.")
     return " ".join(words)
+
+
+def _compared(before: float, after: float) -> str:
+    """What forget quality says of the unlearned model, if it can say anything of these questions."""
+    if after < DIFFERENT:
+        return "the truth ratios differ from the retrained model's."
+    if before >= DIFFERENT:
+        return "no difference from the retrained model was found, nor was one before: too few questions to tell."
+    return "no difference from the retrained model's truth ratios was found."
 
 
 def _assessment(found: hamu_jax.Assessment, retained: Sequence[Question], forgotten: Sequence[Question]) -> str:
