@@ -266,11 +266,14 @@ def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) ->
 
 
 @pytest.mark.slow
-def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task) -> None:
+def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task, capsys: pytest.CaptureFixture[str]) -> None:
     """And everything is measured of what was chosen alone."""
     few = {"methods": ("ga", "hamu-q"), "learning_rates": (1e-4, 0.5), "promise_learning_rates": (0.1,), "improvements": (0.3,)}
     config = questions.Sweep(out=out, seeds=(3,), **{**RUN, **few})
     path = main("baselines", config, "language")
+    said = capsys.readouterr().err
+    assert "3 of 3: hamu-q, learning rate 0.1, improvement 0.3, seeds 0 and 3" in said
+    assert "1 of 2: measuring ga, learning rate" in said
     assert path.parent.name == "baselines-fictional"
     rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
     assert list(rows) == ["full", "retrained", "ga", "hamu-q"]

@@ -92,7 +92,7 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES.names)
-def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep", name])
     few = {"methods": ("ft", "hamu-q")} if name in ("baselines", "timing", "rho") else {"methods": ("hamu-q",)}
     wanted = {"values": ("4", "8")} if name == "batch-size" else {}
@@ -104,6 +104,9 @@ def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> N
     if name in IMAGES.axes:
         expected = {(method, value) for method in few["methods"] for value in values(name, config)}
         assert {(point["method"], point["value"]) for point in record["points"]} == expected
+        assert (
+            f"{len(expected)} of {len(expected)}: {few['methods'][-1]}, {IMAGES.axes[name].field} " in capsys.readouterr().err
+        )
         stamps = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
         main(name, config, "sweep")
         assert stamps == {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}

@@ -1,12 +1,14 @@
 """A sweep along one setting: its runs, its table and its figure."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from experiments.compare_table import Spread, mean_and_deviation, table
 from experiments.sweeps.config import Kind, Varied, chosen_methods, run_settings, trained_with, values
+from experiments.sweeps.told import told
 from experiments.unlearning import Record
 
 
@@ -25,13 +27,10 @@ def run(name: str, config: Varied) -> list[Point]:
     kind, found = config.kind, []
     axis = kind.axes[name]
     records: dict[tuple[str, Any], list[Record]] = {}
-    for training in trained_with(config):
-        for value in values(name, config):
-            for seed in config.seeds:
-                for method in chosen_methods(name, config):
-                    changed = {**axis.fixed, axis.field: value, "method": method, "seed": seed, "training": training}
-                    record = kind.ensure(run_settings(config, **changed))
-                    records.setdefault((method, value), []).append(record)
+    wanted = list(itertools.product(trained_with(config), values(name, config), config.seeds, chosen_methods(name, config)))
+    for training, value, seed, method in told(wanted, lambda one: _words(axis.field, *one)):
+        changed = {**axis.fixed, axis.field: value, "method": method, "seed": seed, "training": training}
+        records.setdefault((method, value), []).append(kind.ensure(run_settings(config, **changed)))
     for (method, value), of_seeds in sorted(records.items(), key=lambda item: chosen_methods(name, config).index(item[0][0])):
         both = {model: _numbers([record["models"][model] for record in of_seeds]) for model in ("full", "retrained")}
         found.append(Point(method, value, _numbers([kind.row(record) for record in of_seeds]), both))
@@ -63,6 +62,11 @@ def picture(name: str, kind: Kind, points: list[Point]) -> Figure:
         axes.grid(alpha=0.25)
     figure.axes[0].legend(fontsize=8)
     return figure
+
+
+def _words(field: str, training: Any, value: Any, seed: int, method: str) -> str:
+    """A run in a line."""
+    return f"{method}, {field} {value}, seeds {training.seed} and {seed}"
 
 
 def _numbers(rows: list[dict[str, Any]]) -> dict[str, Spread | None]:

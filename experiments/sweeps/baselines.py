@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments import compare_table
+from experiments import compare_table, methods
 from experiments.compare_runs import Config, Setting, grid
 from experiments.sweeps.config import Varied, chosen_methods, run_settings, trained_with
+from experiments.sweeps.told import told
 
 
 def run(config: Varied) -> compare_table.Results:
@@ -71,18 +72,24 @@ def _one(config: Varied, setting: Setting, key: Any, training: Any) -> Any:
 
 def _add(config: Varied, results: compare_table.Results, key: Any, training: Any, settings: list[Setting]) -> None:
     """Runs of one pair of seeds."""
-    for setting in settings:
+    for setting in told(settings, lambda one: f"{_words(one)}, seeds {key[0]} and {key[1]}"):
         results.runs[key][setting] = config.kind.ensure(_one(config, setting, key, training))
         results.models[key] = results.runs[key][setting]["models"]
 
 
 def _measure(config: Varied, results: compare_table.Results, pairs: Any, chosen: list[Setting]) -> None:
     """All that a table shows of the chosen runs."""
-    for key, training in pairs.items():
-        for setting in chosen:
-            found = config.kind.everything(_one(config, setting, key, training))
-            results.runs[key][setting] = {**results.runs[key][setting], "measured": found["unlearned"]}
-            results.models[key] = {name: found[name] for name in compare_table.MODELS}
+    measured = [(key, setting) for key in pairs for setting in chosen]
+    for key, setting in told(measured, lambda one: f"measuring {_words(one[1])}, seeds {one[0][0]} and {one[0][1]}"):
+        found = config.kind.everything(_one(config, setting, key, pairs[key]))
+        results.runs[key][setting] = {**results.runs[key][setting], "measured": found["unlearned"]}
+        results.models[key] = {name: found[name] for name in compare_table.MODELS}
+
+
+def _words(setting: Setting) -> str:
+    """A setting in a line."""
+    promise = f", improvement {setting.improvement:g}" if methods.METHODS[setting.method].promises else ""
+    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}"
 
 
 def _held(path: Path, names: tuple[str, ...]) -> list[Setting]:
