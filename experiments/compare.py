@@ -36,11 +36,6 @@ CHOSEN = (
     "smallest mean divergence from the retrained model there. It needs the retrained model, which nobody has who unlearns in "
     "earnest: it compares methods at their best."
 )
-CAPTION = (
-    "Each panel is a method, in grey the fronts of all others: points are its settings and evaluations on the way (mean over "
-    "seeds), the line is its Pareto front, the diamond its chosen setting; square: full model, star: retrained; in brackets: "
-    "hypervolume."
-)
 
 
 def main(config: Config) -> Path:
@@ -90,8 +85,8 @@ def _markdown(record: dict[str, Any]) -> str:
             compare_table.table(rows, compare_table.COLUMNS, None if timing is None else timing["milliseconds"]),
             EXPLAINED,
             *timed,
-            f"![{CAPTION}](compare.png)",
-            CAPTION,
+            f"![{compare_table.caption()}](compare.png)",
+            compare_table.caption(),
             "## Losses, and how close to the retrained model",
             compare_table.table(rows, compare_table.DETAILS),
             "## Chosen settings",

@@ -153,17 +153,22 @@ def summarise(results: Results) -> dict[str, dict[str, Any]]:
     for method in results.config.methods:
         chosen = choose(results, method)
         numbers = _numbers(results, lambda seed, chosen=chosen: results.runs[seed][chosen]["measured"])
-        volumes = results.over_grid(
-            lambda seed, method=method: hypervolume(points(results, method, seed), REFERENCE, maximise=(False, True))
-        )
         rows[method] = {
             "setting": dataclasses.asdict(chosen),
             "at the edge": results.searched and _at_the_edge(results.config, chosen),
             "validation gap": score(results, chosen)[0],
             "status": results.over_seeds(lambda seed, chosen=chosen: results.runs[seed][chosen]["status"]),
-            "numbers": {**numbers, "hypervolume": mean_and_deviation(volumes) if results.searched else None},
+            "numbers": {**numbers, "hypervolume": _volume(results, method)},
         }
     return rows
+
+
+def _volume(results: Results, method: str) -> Spread | None:
+    """The hypervolume of the whole grid, if there was one."""
+    if not results.searched:
+        return None
+    each = results.over_grid(lambda seed: hypervolume(points(results, method, seed), REFERENCE, maximise=(False, True)))
+    return mean_and_deviation(each)
 
 
 def _numbers(results: Results, of: Callable[[int], Measured]) -> dict[str, Any]:
@@ -223,6 +228,15 @@ def chosen_table(rows: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| {name} | {setting['learning_rate']:g} | {improvement} | {row['validation gap']:.4f} | {', '.join(notes)} |"
             )
     return "\n".join(lines)
+
+
+def caption(*, searched: bool = True) -> str:
+    """What `picture` shows."""
+    words = (
+        "Each panel is a method, in grey the fronts of all others: points are its settings and evaluations on the way (mean "
+        "over seeds), the line is its Pareto front, the diamond its chosen setting; square: full model, star: retrained"
+    )
+    return f"{words}; in brackets: hypervolume." if searched else f"{words}."
 
 
 def picture(results: Results, rows: Mapping[str, Mapping[str, Any]]) -> Figure:

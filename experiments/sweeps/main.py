@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments import compare, compare_table, compare_timing, kept_runs
+from experiments import compare_table, compare_timing, kept_runs
 from experiments.programs import kept_programs
 from experiments.record import settings
 from experiments.sweeps import axis, baselines
@@ -51,7 +51,8 @@ def _run(name: str, config: Any) -> tuple[dict[str, Any], str, Figure]:
         results = baselines.run(config)
         rows = compare_table.summarise(results)
         parts = [f"# All methods, {kind.label(run_settings(config))}", explained, baselines.chosen_by(config)]
-        text = "\n\n".join([*parts, baselines.markdown(config, rows), compare.CAPTION])
+        parts += [baselines.markdown(config, rows), compare_table.caption(searched=results.searched)]
+        text = "\n\n".join(parts)
         return {"methods": rows}, text, compare_table.picture(results, rows)
     points = axis.run(name, config)
     record = {"points": [{"method": p.method, "value": p.value, "numbers": p.numbers, "models": p.models} for p in points]}
