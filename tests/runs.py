@@ -41,6 +41,11 @@ def linear(params: Any, batch: Any) -> Any:
     return batch @ params["w"]
 
 
+def numbers_of(batch: Any) -> Any:
+    """Which request, or group, each example belongs to."""
+    return batch["group"]
+
+
 def examples(seed: int, size: int, noise: float = 1.0) -> dict[str, np.ndarray]:
     """Examples of a linear regression."""
     rng = np.random.default_rng(seed)

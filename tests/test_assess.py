@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import flat
 
 import hamu_jax
 from hamu_jax import assess
@@ -40,15 +41,11 @@ def start() -> dict[str, jax.Array]:
 RETAIN, FORGET = data(0, RETAIN_SIZE), data(1, FORGET_SIZE, 1.0)
 
 
-def flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
-
-
 def naive(loss: Any, params: Any, batch: Any) -> tuple[np.ndarray, np.ndarray]:
     """The losses `[batch]` and the gradients `[batch, n]`, one example at a time."""
     single = jax.jit(jax.value_and_grad(lambda p, example: loss(p, example)[0]))
     rows = [single(params, {key: value[i : i + 1] for key, value in batch.items()}) for i in range(len(batch["x"]))]
-    return np.array([float(value) for value, _ in rows]), np.stack([flat(grads) for _, grads in rows])
+    return np.array([float(value) for value, _ in rows]), np.stack([flat(grads, 0) for _, grads in rows])
 
 
 @functools.cache
@@ -114,9 +111,9 @@ def test_what_transform_would_do(options: Any) -> None:
     for (name, value), expected in zip(result.hardness._asdict().items(), hamu_jax.get_hardness(state), strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-12, err_msg=name)
     (_, retain), (_, forget) = one_by_one(other_loss)
-    np.testing.assert_allclose(result.retain_change, -retain @ flat(update), rtol=1e-9, atol=1e-14)
-    np.testing.assert_allclose(result.forget_change, -forget @ flat(update), rtol=1e-9, atol=1e-14)
-    cosines = forget @ flat(grads.retain) / np.linalg.norm(forget, axis=1) / np.linalg.norm(flat(grads.retain))
+    np.testing.assert_allclose(result.retain_change, -retain @ flat(update, 0), rtol=1e-9, atol=1e-14)
+    np.testing.assert_allclose(result.forget_change, -forget @ flat(update, 0), rtol=1e-9, atol=1e-14)
+    cosines = forget @ flat(grads.retain, 0) / np.linalg.norm(forget, axis=1) / np.linalg.norm(flat(grads.retain, 0))
     np.testing.assert_allclose(result.cosines(), cosines, rtol=1e-9)  # of the gradients as they are, clipped or not
     options.pop("variant", None)
     curve = hamu_jax.trade_off(grads.retain, grads.forget, **options)

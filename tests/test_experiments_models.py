@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from problems import PLAIN_COMPILE
+from problems import PLAIN_COMPILE, flat
 
 import hamu_jax
 from experiments.benchmarks import problems as tasks
@@ -26,8 +26,7 @@ def test_directional_equals_the_contracted_gradients(name: str) -> None:
         return hamu_jax.directional(loss, params, batch, direction), hamu_jax.per_example_grads(loss, params, batch)
 
     changes, grads = jax.jit(both, compiler_options=PLAIN_COMPILE)(params, batch, direction)
-    rows = np.concatenate([np.asarray(g, np.float64).reshape(3, -1) for g in jax.tree.leaves(grads)], axis=1)
-    v = np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(direction)])
+    rows, v = flat(grads), flat(direction, 0)
     scale = np.linalg.norm(rows, axis=1) * np.linalg.norm(v)
     assert np.all(scale > 0)
     np.testing.assert_allclose(changes / scale, rows @ v / scale, rtol=0, atol=1e-6)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import tree_of
 
 from hamu_jax import Stacked
 from hamu_jax._blocks import Partition, partition
@@ -31,7 +32,7 @@ def blocks_of(kind: str) -> Any:
 
 def tree(seed: int, dtype: Any = jnp.float32) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.normal(size=shape), dtype) for name, shape in SHAPES.items()}
+    return tree_of(rng, (), dtype, SHAPES)
 
 
 def vectors(values: dict[str, Any], kind: str) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import PLAIN_COMPILE
+from runs import numbers_of
 
 import hamu_jax
 from hamu_jax import Groups, objectives
@@ -22,10 +23,6 @@ COUNT = 5
 def loss(params: Any, batch: Any) -> jax.Array:
     """A regression with one hidden layer."""
     return (jnp.tanh(batch["x"] @ params["hidden"]) @ params["out"] - batch["y"]) ** 2
-
-
-def numbers_of(batch: Any) -> Any:
-    return batch["group"]
 
 
 GROUPS = Groups(numbers_of, COUNT)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from problems import PLAIN_COMPILE
-from runs import RETAIN, start
+from runs import RETAIN, numbers_of, start
 from runs import loss as squared
 
 import hamu_jax
@@ -24,7 +24,7 @@ FORGET = {
     "group": np.arange(9, dtype=np.int32) % 3,
 }
 KEPT = {"batch_size": (8, 9), "steps": STEPS, "progress": False, "measure_every": 1}
-GROUPS = Groups(lambda batch: batch["group"], 3)
+GROUPS = Groups(numbers_of, 3)
 NOISE = 1e-6  # the losses are below 1: four units of rounding, and that of the difference
 
 

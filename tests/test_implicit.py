@@ -11,7 +11,8 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import PLAIN_COMPILE
+from problems import PLAIN_COMPILE, flat
+from runs import numbers_of
 
 import hamu_jax
 from hamu_jax import Groups, Guarantee, ImplicitStack, Regime, objectives, rules
@@ -28,10 +29,6 @@ SIZE = len(NUMBERS)
 def loss(params: Any, batch: Any) -> Any:
     """A regression with one hidden layer."""
     return (jnp.tanh(batch["x"] @ params["hidden"]) @ params["out"] - batch["y"]) ** 2
-
-
-def numbers_of(batch: Any) -> Any:
-    return batch["group"]
 
 
 def batch_of(seed: int, numbers: Any = NUMBERS, dtype: Any = np.float64) -> dict[str, Any]:
@@ -54,7 +51,7 @@ def gradients() -> np.ndarray:
     """Every example's gradient by a loop, `[SIZE, 32]`: 24 numbers of the one leaf, 8 of the other."""
     single = jax.jit(jax.grad(lambda p, example: loss(p, example)[0]))
     rows = [single(params_of(), jax.tree.map(lambda x, i=i: x[i : i + 1], batch_of(1))) for i in range(SIZE)]
-    return np.stack([np.concatenate([np.ravel(x) for x in jax.tree.leaves(row)]) for row in rows])
+    return np.stack([flat(row, 0) for row in rows])
 
 
 @functools.cache
@@ -95,7 +92,7 @@ def test_passes_are_those_over_single_examples(blocks: Any) -> None:
         close = functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-11)
         close(products.gram, np.stack([rows[:, part] @ rows[:, part].T for part in split]))
         close(products.cross[0], np.stack([others[:, part] @ rows[:, part].T for part in split]))
-        close(np.concatenate([np.ravel(x) for x in jax.tree.leaves(total)]), np.concatenate(
+        close(flat(total, 0), np.concatenate(
             [weights @ rows[:, part] for weights, part in zip(coefficients, split, strict=True)]
         ))  # fmt: skip
         close(changes, rows @ direction)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import flat
 
 import hamu_jax
 from hamu_jax import Stacked, directional, gram, per_example_grads, weighted_grad
@@ -77,17 +78,13 @@ def problem(name: str, dtype: Any = np.float32, size: int = SIZE) -> tuple[Any, 
     return LOSSES[name], params, batch, direction
 
 
-def flat(tree: Any, rows: int) -> np.ndarray:
-    return np.concatenate([np.asarray(leaf).reshape(rows, -1) for leaf in jax.tree.leaves(tree)], axis=1)
-
-
 @functools.cache
 def oracle() -> tuple[Any, Any, Any, np.ndarray, np.ndarray]:
     """The MLP in float64: `(params, batch, direction, the gradients by a loop [batch, n], the direction [n])`."""
     _, params, batch, direction = problem("mlp", np.float64)
     single = jax.jit(jax.grad(lambda p, example: mlp(p, example)[0]))
     loop = [single(params, jax.tree.map(lambda x, i=i: x[i : i + 1], batch)) for i in range(SIZE)]
-    return params, batch, direction, np.concatenate([flat(g, 1) for g in loop]), flat(direction, 1)[0]
+    return params, batch, direction, np.stack([flat(g, 0) for g in loop]), flat(direction, 0)
 
 
 WEIGHTS = np.random.default_rng(6).normal(size=SIZE)  # of both signs
@@ -102,7 +99,7 @@ class TestAgainstALoop:
         params, batch, _, expected, _ = oracle()
         grads = per_example_grads(mlp, params, batch, microbatch_size)
         assert jax.tree.map(jnp.shape, grads) == {"hidden": (SIZE, 3, 4), "out": (SIZE, 4)}
-        np.testing.assert_allclose(flat(grads, SIZE), expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(flat(grads), expected, rtol=1e-12, atol=1e-14)
 
     def test_directional(self, microbatch_size: int | None) -> None:
         params, batch, direction, expected, v = oracle()
@@ -111,14 +108,14 @@ class TestAgainstALoop:
     def test_weighted_grad(self, microbatch_size: int | None) -> None:
         params, batch, _, expected, _ = oracle()
         grads = weighted_grad(mlp, params, batch, jnp.asarray(WEIGHTS), microbatch_size)
-        np.testing.assert_allclose(flat(grads, 1)[0], WEIGHTS @ expected, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(flat(grads, 0), WEIGHTS @ expected, rtol=1e-12, atol=1e-13)
 
     def test_weighted_grad_is_the_adjoint_of_directional(self, microbatch_size: int | None) -> None:
         """`sum_i w_i <g_i, v> = <sum_i w_i g_i, v>`."""
         params, batch, direction, _, v = oracle()
         changes = directional(mlp, params, batch, direction, microbatch_size)
         grads = weighted_grad(mlp, params, batch, jnp.asarray(WEIGHTS), microbatch_size)
-        np.testing.assert_allclose(WEIGHTS @ np.asarray(changes), flat(grads, 1)[0] @ v, rtol=1e-12)
+        np.testing.assert_allclose(WEIGHTS @ np.asarray(changes), flat(grads, 0) @ v, rtol=1e-12)
 
     def test_grad_norms(self, microbatch_size: int | None) -> None:
         params, batch, _, expected, _ = oracle()
@@ -149,7 +146,7 @@ class TestAgainstALoop:
     def test_group_grads(self, microbatch_size: int | None) -> None:
         params, batch, _, g, _ = oracle()
         means = group_grads(mlp, params, batch, jnp.asarray(GROUPS), num_groups=5, microbatch_size=microbatch_size)
-        np.testing.assert_allclose(flat(means, 5), MEANS @ g, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(flat(means), MEANS @ g, rtol=1e-11, atol=1e-13)
 
 
 def test_gram_of_numpy_examples_in_full_microbatches() -> None:
@@ -173,7 +170,7 @@ def test_directional_equals_the_contracted_gradients(name: str, microbatch_size:
     loss, params, batch, direction = problem(name)
     changes = jax.jit(directional, static_argnums=(0, 4))(loss, params, batch, direction, microbatch_size)
     grads = jax.jit(per_example_grads, static_argnums=(0, 3))(loss, params, batch, microbatch_size)
-    rows, v = flat(grads, SIZE).astype(np.float64), flat(direction, 1)[0].astype(np.float64)
+    rows, v = flat(grads), flat(direction, 0)
     assert changes.dtype == jnp.float32
     # Relative to what the products are summed from: an example may be nearly orthogonal to the direction.
     scale = np.linalg.norm(rows, axis=1) * np.linalg.norm(v)

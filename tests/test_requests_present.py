@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from runs import numbers_of
 
 import hamu_jax
 from hamu_jax import Groups
-
-
-def numbers_of(batch: Any) -> Any:
-    return batch["group"]
 
 
 def update(forget: Any, improvement: Any = 0.1, retain: Any = None, **extra: Any) -> Any:
