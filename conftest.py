@@ -26,8 +26,8 @@ def _run(example: Example) -> None:
 
 def _compare(example: Example) -> None:
     """A block of text right after a block of Python is what that printed: the same words, and numbers that are near."""
-    printed, end = example.namespace.get("_printed", ("", -1))
-    if example.document.text[end : example.start].strip() or end < 0:
+    printed, end = example.namespace.get("_printed", ("", 0))
+    if example.document.text[end : example.start].strip():
         return  # text of its own
     told, found = (" ".join(text.split()) for text in (example.parsed, printed))
     assert NUMBER.sub("#", found) == NUMBER.sub("#", told), f"{example.path}, line {example.line}: it prints {found!r}"

@@ -124,20 +124,21 @@ def conclude(rows: dict[str, Record], record: Record) -> str:
     words.append(f"**Kept:** the answers to be kept have probability {three('retain/probability')}.")
     quality = after.get("forget quality")
     if quality is not None:
-        words.append(f"**As if never trained on:** forget quality {quality:.3g}, {before['forget quality']:.3g} before: ")
-        words[-1] += _compared(before["forget quality"], quality)
+        words.append(f"**As if never trained on:** {_quality(before['forget quality'], quality)}.")
     words.append(f"The run ended after {record['steps']} steps: {record['reason']}.")
     words.append("This is evidence about these measurements, not a certificate that no trace is left.")
     return " ".join(words)
 
 
-def _compared(before: float, after: float) -> str:
-    """What forget quality says of the unlearned model, if it can say anything of these questions."""
+def _quality(before: float, after: float) -> str:
+    """Forget quality, and what it says of the unlearned model, if it can say anything of these questions."""
     if after < DIFFERENT:
-        return "the truth ratios differ from the retrained model's."
-    if before >= DIFFERENT:
-        return "no difference from the retrained model was found, nor was one before: too few questions to tell."
-    return "no difference from the retrained model's truth ratios was found."
+        said = "the truth ratios differ from the retrained model's"
+    elif before >= DIFFERENT:
+        said = "no difference from the retrained model was found, nor was one before: too few questions to tell"
+    else:
+        said = "no difference from the retrained model's truth ratios was found"
+    return f"forget quality {after:.3g}, {before:.3g} before: {said}"
 
 
 def _assessment(found: hamu_jax.Assessment, retained: Sequence[Question], forgotten: Sequence[Question]) -> str:

@@ -72,7 +72,7 @@ def _one(config: Varied, setting: Setting, key: Any, training: Any) -> Any:
 
 def _add(config: Varied, results: compare_table.Results, key: Any, training: Any, settings: list[Setting]) -> None:
     """Runs of one pair of seeds."""
-    for setting in told(settings, lambda one: f"{_words(one)}, seeds {key[0]} and {key[1]}"):
+    for setting in told(settings, lambda setting: _words(setting, key)):
         results.runs[key][setting] = config.kind.ensure(_one(config, setting, key, training))
         results.models[key] = results.runs[key][setting]["models"]
 
@@ -80,16 +80,16 @@ def _add(config: Varied, results: compare_table.Results, key: Any, training: Any
 def _measure(config: Varied, results: compare_table.Results, pairs: Any, chosen: list[Setting]) -> None:
     """All that a table shows of the chosen runs."""
     measured = [(key, setting) for key in pairs for setting in chosen]
-    for key, setting in told(measured, lambda one: f"measuring {_words(one[1])}, seeds {one[0][0]} and {one[0][1]}"):
+    for key, setting in told(measured, lambda one: f"measuring {_words(one[1], one[0])}"):
         found = config.kind.everything(_one(config, setting, key, pairs[key]))
         results.runs[key][setting] = {**results.runs[key][setting], "measured": found["unlearned"]}
         results.models[key] = {name: found[name] for name in compare_table.MODELS}
 
 
-def _words(setting: Setting) -> str:
-    """A setting in a line."""
+def _words(setting: Setting, key: Any) -> str:
+    """A run in a line."""
     promise = f", improvement {setting.improvement:g}" if methods.METHODS[setting.method].promises else ""
-    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}"
+    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}, seeds {key[0]} and {key[1]}"
 
 
 def _held(path: Path, names: tuple[str, ...]) -> list[Setting]:
