@@ -21,6 +21,7 @@ from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.benchmarks.lines import LINES
 from experiments.benchmarks.reference import Reference
@@ -104,12 +105,15 @@ def _picture(found: dict[str, dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(9, 1.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     ratios = [row["ratio"] / row["target"] for _, row in rows]
-    axes.barh(range(len(rows)), ratios, color=["tab:blue" if row["met"] else "tab:red" for _, row in rows])
+    bars = axes.barh(range(len(rows)), ratios, color=["tab:blue" if row["met"] else "tab:red" for _, row in rows])
     axes.set_yticks(range(len(rows)), labels)
-    for place, (_, row) in enumerate(rows):
-        axes.text(ratios[place], place, f" {row['ratio']:.2g} (target {row['target']:g})", va="center", fontsize=8)
     axes.axvline(1.0, color="black", linestyle="--")
+    words = [f"{row['ratio']:.3g} (target {row['target']:g})" for _, row in rows]
+    axes.bar_label(bars, words, padding=4, fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.25)
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=8)
