@@ -1,23 +1,23 @@
 """hamu_jax: hardness-aware multi-objective unlearning (HAMU, ICML 2026, arXiv 2606.02119) in JAX."""
 
 from hamu_jax import metrics, objectives, rules, sharding
-from hamu_jax._assess import Assessment, assess
-from hamu_jax._blocks import Stacked, block_labels
-from hamu_jax._checkpoints import Checkpoints
-from hamu_jax._evaluate import Evaluation, evaluate
-from hamu_jax._groups import Groups
-from hamu_jax._guarantee import Guarantee
-from hamu_jax._hardness import Hardness, Regime
-from hamu_jax._history import History
-from hamu_jax._implicit import ImplicitStack
-from hamu_jax._paired import Paired, paired_value_and_grad
-from hamu_jax._per_example import directional, gram, per_example_grads, weighted_grad
-from hamu_jax._requests import Requests
-from hamu_jax._state import TransformState, get_hardness, get_requests
-from hamu_jax._stopping import Patience, Stopping, Target
-from hamu_jax._trade_off import TradeOff, trade_off
-from hamu_jax._transform import combine, hamu, hardness, transform
-from hamu_jax._unlearn import Unlearned, unlearn
+from hamu_jax._base.history import History
+from hamu_jax._datasets.assess import Assessment, assess
+from hamu_jax._datasets.evaluate import Evaluation, evaluate
+from hamu_jax._driver.checkpoints import Checkpoints
+from hamu_jax._driver.guarantee import Guarantee
+from hamu_jax._driver.stopping import Patience, Stopping, Target
+from hamu_jax._driver.unlearn import Unlearned, unlearn
+from hamu_jax._gradients.groups import Groups
+from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._gradients.paired import Paired, paired_value_and_grad
+from hamu_jax._gradients.per_example import directional, gram, per_example_grads, weighted_grad
+from hamu_jax._kernel.blocks import Stacked, block_labels
+from hamu_jax._kernel.hardness import Hardness, Regime
+from hamu_jax._transform.requests import Requests
+from hamu_jax._transform.state import TransformState, get_hardness, get_requests
+from hamu_jax._transform.trade_off import TradeOff, trade_off
+from hamu_jax._transform.transform import combine, hamu, hardness, transform
 
 __all__ = [
     "Assessment",

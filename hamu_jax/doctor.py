@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hamu_jax import report
-from hamu_jax._state import get_hardness
-from hamu_jax._transform import transform
+from hamu_jax._transform.state import get_hardness
+from hamu_jax._transform.transform import transform
 
 Section = dict[str, str]
 SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_compilation_cache_dir", "jax_debug_nans", "jax_disable_jit")

@@ -16,7 +16,8 @@ if jax.__version_info__ < (0, 11):
 
 # Shapes and dtypes of every signature of the array core are checked at each call. The public modules are left out: there
 # our own errors, which tests look for, must come first.
-install_import_hook([f"hamu_jax.{name}" for name in ("_gram", "_hardness", "_step")], "beartype.beartype")
+CHECKED = ("_kernel.inner_products", "_kernel.hardness", "_transform.step")
+install_import_hook([f"hamu_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 hypothesis.settings.register_profile("fixed", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")

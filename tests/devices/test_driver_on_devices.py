@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from problems_on_devices import assert_equal
-from runs import FORGET, RETAIN, SGD, assert_same, examples, loss, run, start
+from tiny_runs import FORGET, RETAIN, SGD, assert_same, examples, loss, run, start
 
 import hamu_jax
 from hamu_jax import sharding

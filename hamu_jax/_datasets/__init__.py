@@ -1,0 +1,1 @@
+"""Passes over whole data sets: batches, evaluation, profiles, assessment."""

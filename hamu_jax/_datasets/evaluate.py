@@ -1,0 +1,104 @@
+"""Means of losses and metrics over whole data sets."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from hamu_jax._base import validate
+from hamu_jax._datasets.fixed_size_batches import chunks
+from hamu_jax._gradients.losses import Loss, example_weights, per_example, weighted_sum
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What the driver evaluates, and how often.
+
+    Attributes:
+      splits: named data sets, pytrees of arrays with a leading example axis.
+      metrics: named functions `metric(params, batch) -> [batch]`; the mean loss is always there as `loss`.
+      every: evaluate before every so many steps; the start and the end are always evaluated.
+      batch_size: examples evaluated at once.
+    """
+
+    splits: Mapping[str, Any]
+    metrics: Mapping[str, Loss] = dataclasses.field(default_factory=dict)
+    every: int = 10
+    batch_size: int = 1024
+
+
+def evaluate(
+    loss: Loss,
+    params: Any,
+    splits: Mapping[str, Any],
+    metrics: Mapping[str, Loss] | None = None,
+    *,
+    batch_size: int = 1024,
+    mesh: Mesh | None = None,
+) -> dict[str, float]:
+    """Means of a loss and of metrics over data sets, every example counting alike (a last batch that is not full too).
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`; if it has `weights(batch)`, these weigh every mean.
+      params: the parameters.
+      splits: named data sets, pytrees of arrays with a leading example axis.
+      metrics: named functions `metric(params, batch) -> [batch]`.
+      batch_size: examples evaluated at once.
+      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must lie there. On many processes each
+        passes the same splits, and reads its own part of them.
+
+    Returns:
+      `{"split/metric": mean}`, with `split/loss` for the loss.
+
+    Raises:
+      ValueError: for an empty split, leaves of different lengths, or a metric that does not return `[batch]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = lambda w, batch: (batch - w) ** 2
+      >>> evaluate(loss, 1.0, {"test": jnp.array([1.0, 3.0, 6.0])}, batch_size=2)
+      {'test/loss': 9.666666666666666}
+    """
+    validate.integer("batch_size", batch_size)
+    if "loss" in (metrics or {}):
+        raise ValueError("metrics: got the name 'loss', expected another: it is the mean loss")
+    functions = {"loss": loss, **(metrics or {})}
+    return {
+        f"{split}/{name}": value
+        for split, data in splits.items()
+        for name, value in _means(functions, params, data, batch_size=batch_size, name=f"splits[{split!r}]", mesh=mesh).items()
+    }
+
+
+def columns(splits: Mapping[str, Any], metrics: Mapping[str, Loss]) -> tuple[str, ...]:
+    """The names of what `evaluate` returns."""
+    return tuple(f"{split}/{name}" for split in splits for name in ("loss", *metrics))
+
+
+def _means(
+    functions: Mapping[str, Loss], params: Any, data: Any, *, batch_size: int, name: str, mesh: Mesh | None
+) -> dict[str, float]:
+    """The means over one data set."""
+    size = validate.batch(name, data)
+    names, kept = tuple(functions), tuple(functions.values())
+    try:
+        parts = [_sums(kept, params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
+    total = sums[-1]
+    return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}
+
+
+@functools.partial(jax.jit, static_argnames="functions")
+def _sums(functions: tuple[Loss, ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
+    """Weighted sums of every function over the first `real` examples of a batch, and the sum of weights."""
+    size = validate.batch("batch", batch)
+    mask = (jnp.arange(size) < real).astype(jnp.float32)
+    weights = example_weights(functions[0], batch, size, mask)
+    return (*(weighted_sum(per_example(f, params, batch, size, "a batch"), weights) for f in functions), jnp.sum(weights))

@@ -1,0 +1,25 @@
+"""A data set piece by piece, on the host: what a loop over a whole set is given."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hamu_jax._gradients.losses import pad
+from hamu_jax.sharding._batches import place_rows
+from hamu_jax.sharding._mesh import AXES
+
+
+def chunks(data: Any, size: int, chunk_size: int | None, mesh: Mesh | None = None) -> Iterator[tuple[Any, int]]:
+    """Pieces all of one length, the last filled up, split over all devices of a mesh; with how many examples are real."""
+    length = size if chunk_size is None else min(chunk_size, size)
+    for begin in range(0, size, length):
+        real = min(length, size - begin)
+        if mesh is None:
+            part = jax.tree.map(lambda x, begin=begin: x[begin : begin + length], data)
+            yield pad(part, length - real), real
+        else:
+            rows = np.arange(begin, begin + length)
+            yield place_rows(data, np.where(rows < size, rows, begin), mesh, AXES).batch, real

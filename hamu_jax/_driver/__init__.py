@@ -1,0 +1,1 @@
+"""The driver: it runs an unlearning method from the first step to the report."""

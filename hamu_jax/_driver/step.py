@@ -1,0 +1,299 @@
+"""The driver's one jitted step, which looks before it leaps."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jaxtyping import Array, Bool, Float, Int
+
+from hamu_jax import sharding
+from hamu_jax._base import validate
+from hamu_jax._base.key_paths import path_name
+from hamu_jax._driver.guarantee import Guarantee, shortened
+from hamu_jax._driver.stopping import Halt, Stopping, watch
+from hamu_jax._gradients.groups import Groups, group_means
+from hamu_jax._gradients.implicit_passes import stack_changes, stack_sum
+from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._gradients.losses import Loss, example_weights, mean_loss
+from hamu_jax._gradients.paired import Paired, PairedGradient, paired_value_and_grad
+from hamu_jax._kernel.blocks import partition
+from hamu_jax._kernel.hardness import Regime
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype, cross_gram, inner_products
+from hamu_jax._transform.state import get_hardness, get_requests
+from hamu_jax.sharding._batches import replicated
+from hamu_jax.sharding._mesh import shard_params
+
+
+class Carry(NamedTuple):
+    """What one step hands to the next, on the device. Once `halt` is set nothing else changes.
+
+    Attributes:
+      params: the parameters.
+      previous: those one step before, whose losses and gradients were finite.
+      state: the optimizer's.
+      streaks: for how many steps in a row each stopping condition has held.
+      halt: a `Halt`.
+    """
+
+    params: Any
+    previous: Any
+    state: Any
+    streaks: Int[Array, "3"]
+    halt: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step and its parts.
+
+    Attributes:
+      run: `run(carry, retain_batch, forget_batch, measure=False) -> (carry, row)`, jitted; the carry is donated.
+      sound: `sound(params, retain_batch, forget_batch)`, jitted: whether both losses are finite.
+      propose: `propose(carry, retain_batch, forget_batch) -> Proposal`, not jitted.
+    """
+
+    run: Any
+    sound: Any
+    propose: Any
+
+
+class Proposal(NamedTuple):
+    """A step that is not taken yet.
+
+    Attributes:
+      values: the retain loss, and the forget losses `[m]`, one a request, or one.
+      grads: their gradients.
+      present: `[m]`, which requests have an example in the batch.
+      updates: the optimizer's.
+      state: its state after them.
+    """
+
+    values: Paired[Array]
+    grads: Paired[Any]
+    present: Bool[Array, " m"]
+    updates: Any
+    state: Any
+
+
+def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None) -> Carry:
+    """The carry before the first step. Parameters are copied, since every step consumes its carry.
+
+    On a mesh parameters are split over `fsdp`, and so is what the optimizer keeps for each of them.
+
+    Raises:
+      TypeError: if parameters are not floating-point.
+      ValueError: if the optimizer does not hold one transform of ours.
+    """
+    validate.gradients("params", params)
+    # With a dtype the copies are not weakly typed: the step's results are not either, and it is traced once.
+    placed = params if mesh is None else shard_params(params, mesh)
+    copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), placed)
+    state = optimizer.init(copied)
+    try:
+        get_hardness(state)
+    except ValueError as error:
+        raise ValueError(f"optimizer: {error}: chain hamu_jax.transform or hamu_jax.combine into it") from None
+    carry = Carry(copied, jax.tree.map(jnp.copy, copied), state, jnp.zeros(3, jnp.int32), jnp.int32(Halt.RUNNING))
+    return _committed(carry) if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), carry)
+
+
+def _committed(carry: Carry) -> Carry:
+    """The carry where its parameters are, if they are committed to one device, as restored ones are.
+
+    The results of a step are committed if one of its arguments is: a carry that is so in part would have it compiled twice.
+    """
+    places = {x.sharding for x in jax.tree.leaves(carry) if x.committed}
+    alone = len(places) == 1 and all(isinstance(place, SingleDeviceSharding) for place in places)
+    return jax.device_put(carry, places.pop()) if alone else carry
+
+
+def _on_mesh(x: Array, mesh: Mesh) -> Array:
+    """What lies on the mesh already, and the rest whole on every device."""
+    there = isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
+    return x if there else jax.device_put(x, replicated(mesh))
+
+
+def driver_step(
+    losses: tuple[Loss, Loss],
+    optimizer: optax.GradientTransformationExtraArgs,
+    stopping: Stopping,
+    *,
+    microbatch_size: int | None,
+    guarantee: Guarantee | None = None,
+    groups: Groups | None = None,
+    mesh: Mesh | None = None,
+    like: Carry | None = None,
+) -> Step:
+    """Builds the step; on a mesh, for `Padded` batches and carries that lie there as `like` does."""
+    options: dict[str, Any] = {"forget_loss": losses[1], "microbatch_size": microbatch_size, "forget_groups": groups}
+    if mesh is None:
+        paired, places = paired_value_and_grad(losses[0], **options), None
+    else:
+        carry_places = jax.tree.map(lambda x: x.sharding, like)
+        paired = sharding.paired_value_and_grad(losses[0], mesh, carry_places.params, **options)
+        places = (carry_places, replicated(mesh))
+    parts = _Parts(losses, paired, optimizer, stopping, guarantee, groups)
+    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure", out_shardings=places)
+    return Step(run, jax.jit(functools.partial(_sound, parts)), functools.partial(_propose, parts))
+
+
+class _Parts(NamedTuple):
+    """What a step is made of, all known before tracing."""
+
+    losses: tuple[Loss, Loss]
+    paired: PairedGradient
+    optimizer: optax.GradientTransformationExtraArgs
+    stopping: Stopping
+    guarantee: Guarantee | None
+    groups: Groups | None
+
+
+def _advance(parts: _Parts, carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
+    """Gradients, update, decision, and only then the new parameters."""
+    values, grads, present, updates, state = _propose(parts, carry, retain, forget)
+    before = values.forget
+    values = Paired(values.retain, _mean(before, present))
+    row, promised = _row(values, state), jnp.zeros_like(before)
+    if measure or parts.guarantee is not None:
+        promised = _changes(grads.forget, updates, many=parts.groups is not None)
+    if parts.guarantee is not None:
+        of_forget = functools.partial(_forget_losses, parts, forget=forget)
+        updates, scale, kept = shortened(parts.guarantee, of_forget, carry.params, updates, before=before, promised=promised)
+        promised, row = promised * scale, {**row, "step_scale": scale, "guarantee_kept": kept}
+    params = optax.apply_updates(carry.params, updates)
+    length = jnp.sqrt(_inner(updates, updates))
+    if measure:
+        retain_after = mean_loss(parts.losses[0], params, retain, "retain")
+        row |= {"retain_promised": _inner(grads.retain, updates), "retain_measured": retain_after - values.retain}
+        row |= _forget_row(promised, _forget_losses(parts, params, forget) - before, present)
+    hardness = get_hardness(state)
+    finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget) & jnp.isfinite(length)
+    decided, streaks = watch(parts.stopping, values, hardness, finite, carry.streaks)
+    halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
+    new = Carry(params, carry.params, state, streaks, halt)
+    new = jax.tree.map(lambda x, old: jnp.where(halt == Halt.RUNNING, x, old), new, carry._replace(halt=halt))
+    return new, {**row, "step_length": length, "halt": halt}
+
+
+def _sound(parts: _Parts, params: Any, retain: Any, forget: Any) -> Bool[Array, ""]:
+    """Whether both losses are finite."""
+    return jnp.isfinite(mean_loss(parts.losses[0], params, retain, "retain") + jnp.sum(_forget_losses(parts, params, forget)))
+
+
+def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"]:
+    """The mean forget loss of a batch: one a request, or one."""
+    if parts.groups is not None:
+        return group_means(parts.losses[1], params, forget, parts.groups)
+    return mean_loss(parts.losses[1], params, forget, "forget")[None]
+
+
+def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
+    """Gradients and update. A request without an example in the batch is not asked for anything."""
+    values, grads = parts.paired(carry.params, retain, forget)
+    extra, present = {}, jnp.ones(1, bool)
+    if parts.groups is not None:
+        weights = example_weights(parts.losses[1], forget, validate.batch("forget", forget), None)
+        extra["forget_present"] = present = parts.groups.present(forget, weights)
+    updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget, **extra)
+    return Proposal(Paired(values.retain, jnp.atleast_1d(values.forget)), grads, present, updates, state)
+
+
+def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
+    """Which tensor is not finite at these parameters, on these batches: done again on the host, after the fact."""
+    values, grads, present, updates, _ = step.propose(carry, retain, forget)
+    of_loss = (("retain", values.retain, grads.retain), ("forget", _mean(values.forget, present), _whole(grads.forget)))
+    for name, value, grad in of_loss:
+        where = _first_nonfinite(grad)
+        if where is not None or not jnp.isfinite(value):
+            tensor = f"its gradient is not finite in '{where}'" if where else "its gradient is finite"
+            return f"the {name} loss is {float(value):.6g} and {tensor}"
+    where = _first_nonfinite(updates)
+    if where is not None:
+        return f"both gradients are finite, but the optimizer's update is not, in '{where}'"
+    return "the gradients are finite, but their inner products overflow"
+
+
+def _whole(grads: Tree | ImplicitStack) -> Tree:
+    """Gradients to look at: of a stack that is not held, the sum of its rows."""
+    if not isinstance(grads, ImplicitStack):
+        return grads
+    blocks = partition(grads.params, "global")
+    return stack_sum(grads, jnp.ones((1, grads.count), accumulation_dtype(grads.params)), blocks)
+
+
+def _first_nonfinite(tree: Tree) -> str | None:
+    """The path of the first leaf with an entry that is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not jnp.all(jnp.isfinite(leaf)):
+            return path_name(path)
+    return None
+
+
+def _inner(left: Tree, right: Tree) -> Float[Array, ""]:
+    """The inner product of two whole pytrees, in float32 or wider."""
+    return inner_products(left, right, partition(left, "global"))[0]
+
+
+def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float[Array, " m"]:
+    """First-order changes of the forget losses, one a request (`many`), or one."""
+    if isinstance(grads, ImplicitStack):
+        return stack_changes(grads, updates)
+    if not many:
+        return _inner(grads, updates)[None]
+    one = jax.tree.map(lambda x: x[None], updates)
+    return cross_gram(grads, one, partition(updates, "global"))[0, :, 0]
+
+
+def _mean(values: Float[Array, " m"], present: Bool[Array, " m"]) -> Float[Array, ""]:
+    """The mean over the requests that are there; 0 if there are none."""
+    return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)
+
+
+def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], present: Bool[Array, " m"]) -> dict[str, Array]:
+    """What was promised to the forget losses and what came of it: the mean, and the least of many that are there."""
+    row = {"forget_promised": _mean(promised, present), "forget_measured": _mean(measured, present)}
+    if promised.size == 1:
+        return row
+    least = [jnp.min(jnp.where(present, values, jnp.inf)) for values in (promised, measured)]
+    return row | {"least_promised": least[0], "least_measured": least[1]}
+
+
+def _row(values: Paired[Array], state: Any) -> dict[str, Array]:
+    """A history row's scalars."""
+    hardness = get_hardness(state)
+    regimes = {
+        regime.name.lower(): jnp.mean(hardness.regime == regime)
+        for regime in (Regime.DIRECT, Regime.RECTIFIED, Regime.COLLINEAR, Regime.INFEASIBLE)
+    }
+    return {
+        "retain_loss": values.retain,
+        "forget_loss": values.forget,
+        "kappa": hardness.total_kappa,
+        "kappa_1": hardness.total_kappa_1,
+        "kappa_2": hardness.total_kappa_2,
+        "retain_norm": hardness.total_retain_norm,
+        "forget_norm": hardness.total_forget_norm,
+        "cosine": hardness.total_cosine,
+        "angle": hardness.total_angle,
+        "improvement": hardness.total_improvement,
+        "retain_change": hardness.total_retain_change,
+        "forget_change": hardness.total_forget_change,
+        "unavoidable": hardness.unavoidable,
+        "stopping_quantity": hardness.stopping_quantity,
+        "stopping_criterion": hardness.stopping_criterion,
+        **regimes,
+        **_requests_row(state),
+    }
+
+
+def _requests_row(state: Any) -> dict[str, Array]:
+    """What is said of many requests, if there are."""
+    try:
+        requests = get_requests(state)
+    except ValueError:
+        return {}
+    return {"fraction": jnp.min(requests.fraction), "kkt": jnp.max(requests.kkt)}

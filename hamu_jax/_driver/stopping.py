@@ -1,0 +1,175 @@
+"""When a run stops: conditions that the step itself watches, and conditions on what was evaluated."""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from hamu_jax._base import validate
+from hamu_jax._base.history import Row
+from hamu_jax._gradients.paired import Paired
+from hamu_jax._kernel.hardness import Hardness
+
+Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience"]
+
+
+class Halt(enum.IntEnum):
+    """Why the jitted step refused to go on; order is precedence."""
+
+    RUNNING = 0
+    NONFINITE = 1
+    TARGET = 2
+    UNAVOIDABLE = 3
+    CRITERION = 4
+    INFEASIBLE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Stop when a number gets to where it should be.
+
+    Attributes:
+      column: `retain_loss` or `forget_loss` (of the batch, watched at every step), or an evaluated `split/metric`.
+      at_least: stop at this value or above.
+      at_most: stop at this value or below.
+    """
+
+    column: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError(
+                f"Target({self.column!r}): got at_least={self.at_least}, at_most={self.at_most}, expected one of them"
+            )
+
+    def reached(self, value: Any) -> Any:
+        """Whether a value, traced or not, is there."""
+        return value >= self.at_least if self.at_least is not None else value <= self.at_most
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """Stop when an evaluated metric has not improved for a while.
+
+    Attributes:
+      column: an evaluated `split/metric`.
+      evaluations: how many evaluations in a row may pass without a new best.
+      mode: whether the metric should be small (`"min"`) or large (`"max"`).
+    """
+
+    column: str
+    evaluations: int
+    mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        validate.integer("evaluations", self.evaluations)
+        if self.mode not in ("min", "max"):
+            raise ValueError(f"mode: got {self.mode!r}, expected 'min' or 'max'")
+
+    def exhausted(self, rows: Sequence[Row]) -> bool:
+        """Whether the last so many evaluations all missed the best before them; one that is not finite always does."""
+        worst = math.inf if self.mode == "min" else -math.inf
+        numbers = [row[self.column] for row in rows if self.column in row]
+        values = [worst if number is None or math.isnan(number) else number for number in numbers]
+        if len(values) <= self.evaluations:
+            return False
+        before, after = values[: -self.evaluations], values[-self.evaluations :]
+        return min(after) >= min(before) if self.mode == "min" else max(after) <= max(before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """When to stop, always before the step that meets the condition. Non-finite numbers stop a run in any case.
+
+    Attributes:
+      unavoidable: after so many steps in a row that must make the objective that is not guaranteed worse. None: never.
+      criterion: likewise for the paper's criterion (see `Hardness.stopping_criterion`; it ignores the sign of kappa).
+      infeasible: likewise for steps in which no block can meet its share within its radius.
+      targets: stop as soon as one of these is reached.
+      patience: stop when an evaluated metric no longer improves.
+    """
+
+    unavoidable: int | None = None
+    criterion: int | None = None
+    infeasible: int | None = None
+    targets: tuple[Target, ...] = ()
+    patience: Patience | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("unavoidable", "criterion", "infeasible"):
+            if getattr(self, name) is not None:
+                validate.integer(name, getattr(self, name))
+
+
+def watch(
+    stopping: Stopping, losses: Paired[Array], hardness: Hardness, finite: Bool[Array, ""], streaks: Int[Array, "3"]
+) -> tuple[Int[Array, ""], Int[Array, "3"]]:
+    """The step's own decision, inside jit: a `Halt`, and how long each condition has held."""
+    now = jnp.stack([hardness.unavoidable, hardness.stopping_criterion, ~jnp.any(hardness.feasible)])
+    streaks = jnp.where(now, streaks + 1, 0)
+    reached = [target.reached(getattr(losses, name)) for target in stopping.targets if (name := _batch_loss(target))]
+    checks = [
+        (Halt.NONFINITE, ~finite),
+        (Halt.TARGET, jnp.any(jnp.stack(reached)) if reached else jnp.bool_(False)),
+        (Halt.UNAVOIDABLE, _lasted(streaks[0], stopping.unavoidable)),
+        (Halt.CRITERION, _lasted(streaks[1], stopping.criterion)),
+        (Halt.INFEASIBLE, _lasted(streaks[2], stopping.infeasible)),
+    ]
+    halt = jnp.int32(Halt.RUNNING)
+    for code, condition in reversed(checks):
+        halt = jnp.where(condition, jnp.int32(code), halt)
+    return halt, streaks
+
+
+def after_evaluation(stopping: Stopping, rows: Sequence[Row]) -> tuple[Status, str] | None:
+    """The decision on the last row's evaluation, outside jit: a status and a reason, or None."""
+    row = rows[-1]
+    for target in stopping.targets:
+        value = None if _batch_loss(target) else row.get(target.column)
+        if value is not None and target.reached(value):
+            return "target", f"{target.column} reached {value:.4g}"
+    if stopping.patience is not None and stopping.patience.column in row and stopping.patience.exhausted(rows):
+        return "patience", f"{stopping.patience.column} has not improved for {stopping.patience.evaluations} evaluations"
+    return None
+
+
+def after_halt(halt: Halt) -> tuple[Status, str]:
+    """A status and a reason for a `Halt`."""
+    reasons: dict[Halt, tuple[Status, str]] = {
+        Halt.NONFINITE: ("nonfinite", "something is not finite"),
+        Halt.TARGET: ("target", "a loss reached its target"),
+        Halt.UNAVOIDABLE: ("unavoidable", "the step must make the objective that is not guaranteed worse"),
+        Halt.CRITERION: ("criterion", "the paper's stopping criterion holds"),
+        Halt.INFEASIBLE: ("infeasible", "no block can meet its share of the required improvement within its radius"),
+    }
+    return reasons[halt]
+
+
+def check_columns(stopping: Stopping, evaluated: Sequence[str]) -> None:
+    """Checks that what is waited for will be measured.
+
+    Raises:
+      ValueError: naming the column and those that there are.
+    """
+    columns = [target.column for target in stopping.targets if not _batch_loss(target)]
+    columns += [stopping.patience.column] if stopping.patience else []
+    for column in columns:
+        if column not in evaluated:
+            there = ", ".join(("retain_loss", "forget_loss", *evaluated))
+            raise ValueError(f"stopping: got column {column!r}, expected one of {there}")
+
+
+def _lasted(streak: Array, limit: int | None) -> Array:
+    """Whether a condition has held for `limit` steps in a row."""
+    return jnp.bool_(False) if limit is None else streak >= limit
+
+
+def _batch_loss(target: Target) -> str:
+    """`retain` or `forget` if the target is a batch's loss, else an empty string."""
+    return {"retain_loss": "retain", "forget_loss": "forget"}.get(target.column, "")

@@ -1,0 +1,276 @@
+"""The driver: one jitted step, dispatched ahead of the host, watched, evaluated, checkpointed."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from hamu_jax._base import validate
+from hamu_jax._base.history import History, Row, json_row
+from hamu_jax._base.optional import require
+from hamu_jax._datasets.batches import batches, is_arrays
+from hamu_jax._datasets.evaluate import Evaluation, columns, evaluate
+from hamu_jax._driver.checkpoints import Checkpoints, Store
+from hamu_jax._driver.guarantee import Guarantee
+from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
+from hamu_jax._driver.stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
+from hamu_jax._gradients.groups import Groups
+from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax.sharding._batches import groups_of_padded, of_padded
+from hamu_jax.sharding._mesh import check_mesh
+
+TAKEN = ("_length", "_scale", "_kept", "_promised", "_measured")  # columns about a step that was taken
+AHEAD = 4  # steps that may be dispatched before the first of them is read: enough to keep the device fed
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearned:
+    """What `unlearn` returns.
+
+    Attributes:
+      params: the parameters after `steps` updates; the last good ones if something was not finite.
+      state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
+      history: a row a step.
+      steps: how many updates were made.
+      status: why it ended.
+      reason: the same in words.
+    """
+
+    params: Any
+    state: Any
+    history: History
+    steps: int
+    status: Status
+    reason: str
+
+
+def unlearn(
+    loss: Loss,
+    params: Any,
+    retain: Any,
+    forget: Any,
+    optimizer: optax.GradientTransformationExtraArgs,
+    *,
+    steps: int,
+    batch_size: int | tuple[int, int] = 128,
+    seed: int = 0,
+    forget_loss: Loss | None = None,
+    microbatch_size: int | None = None,
+    evaluation: Evaluation | None = None,
+    stopping: Stopping | None = None,
+    checkpoints: Checkpoints | None = None,
+    measure_every: int = 0,
+    guarantee: Guarantee | None = None,
+    forget_groups: Groups | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+) -> Unlearned:
+    """Runs an unlearning method: batches, steps, evaluation, stopping, checkpoints, history.
+
+    Each step takes the gradients of both losses and the optimizer's update in one jitted call; the host runs a few steps
+    ahead of the device and never waits within a step. Conditions that stop the run are decided on the device before an
+    update is applied, so that being ahead changes nothing.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, one loss an example; `hamu_jax.objectives` has some.
+      params: the trained parameters, a pytree of floating-point arrays. They are copied, not consumed.
+      retain: the retain set: a pytree of arrays (a mapping, tuple or array) with a leading example axis, shuffled anew each
+        epoch; or any other iterable of batches (a list, a data loader), repeated when it ends.
+      forget: the forget set, likewise.
+      optimizer: an optax chain with one transform of ours: `hamu_jax.hamu(...)`, or `optax.chain(hamu_jax.transform(...),
+        ...)`.
+      steps: how many updates at most.
+      batch_size: examples of either set in a batch, or a pair `(retain, forget)`. Used for arrays only.
+      seed: of the order of examples.
+      forget_loss: the loss of the forget set if it is another one.
+      microbatch_size: as in `paired_value_and_grad`.
+      evaluation: what to evaluate, and how often.
+      stopping: when to stop early.
+      checkpoints: where to keep checkpoints. If the directory holds some of this run, it goes on from the last one and ends
+        with the same bits as if it had not been interrupted.
+      measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
+        promise (two more forward passes). 0: never.
+      guarantee: shrink every step until the forget loss has really risen as promised; see `Guarantee` for the cost. The
+        optimizer's own state (momentum) is that of the whole step. None: steps are taken as they are.
+      forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. A
+        request without an example in a forget batch is promised nothing in that step, and counts in no mean; a `batch_size`
+        of the whole forget set has them all. `Groups(..., implicit=True)` never holds their gradients.
+      mesh: run on its devices (`hamu_jax.sharding.make_mesh`): batches are split, filled up where they do not divide, and
+        parameters too if the mesh says so. On many processes (`jax.distributed`) each makes the same call; of arrays it
+        reads only the rows that its devices need, an iterable gives its share of every batch. Checkpoints can be resumed
+        on another mesh.
+      progress: show a progress bar on standard error (of the first process).
+
+    Returns:
+      The parameters, the history, and why the run ended.
+
+    Raises:
+      TypeError: if parameters are not floating-point.
+      ValueError: for empty or uneven data, labels out of range (if the loss can check them), a column that `stopping` waits
+        for and nobody measures, an optimizer without a transform of ours, or another run's checkpoints.
+      ImportError: naming the extra, if a library of the driver is missing.
+    """
+    sizes = batch_size if isinstance(batch_size, tuple) else (batch_size, batch_size)
+    stopping = stopping or Stopping()
+    losses = (loss, loss if forget_loss is None else forget_loss)
+    for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
+        validate.integer(name, value)
+    validate.integer("seed", seed, at_least=0)
+    validate.integer("measure_every", measure_every, at_least=0)
+    examples = [
+        check_data(name, data, own, params) if is_arrays(data) else None
+        for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
+    ]
+    check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
+    if mesh is not None:
+        check_mesh(mesh)
+        losses = of_padded(losses[0]), of_padded(losses[1])
+        forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
+    carry = first_carry(params, optimizer, mesh)
+    store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples})
+    try:
+        carry, rows, end = store.restore(carry, steps)
+        if end:
+            return _result(carry, rows, end)
+        start = len(rows)
+        pairs = zip(
+            batches("retain", retain, sizes[0], (seed, 0), start, mesh=mesh),
+            batches("forget", forget, sizes[1], (seed, 1), start, mesh=mesh),
+            strict=True,
+        )
+        step = driver_step(
+            losses,
+            optimizer,
+            stopping,
+            microbatch_size=microbatch_size,
+            guarantee=guarantee,
+            groups=forget_groups,
+            like=carry,
+            mesh=mesh,
+        )
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every, mesh)
+        end = run.until(steps, show=progress and jax.process_index() == 0)
+        store.save(end["steps"], run.carry, run.rows, end)
+        return _result(run.carry, run.rows, end)
+    finally:
+        store.close()
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run under way."""
+
+    step: Step
+    carry: Carry
+    pairs: Iterator[tuple[Any, Any]]
+    rows: list[Row]
+    loss: Loss
+    evaluation: Evaluation | None
+    stopping: Stopping
+    store: Store
+    measure_every: int
+    mesh: Mesh | None
+    last: Any = None
+    pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
+
+    def until(self, steps: int, *, show: bool) -> Row:
+        """Takes steps up to number `steps`; returns how many were taken, a status and a reason."""
+        rich = require("rich.progress", "driver")
+        console = require("rich.console", "driver").Console(stderr=True)
+        begun = ("{task.description}", rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
+        with rich.Progress(*begun, console=console, disable=not show) as bar:
+            task = bar.add_task("unlearning", total=steps, completed=len(self.rows))
+            for number in range(len(self.rows), steps):
+                measured, end = self._before(number)
+                end = end or self._dispatch(number, measured)
+                bar.update(task, completed=len(self.rows), description=_progress_text(self.rows))
+                if end:
+                    return end
+            end = self._collect(leave=0)
+            bar.update(task, completed=len(self.rows))
+        return end or self._completed(steps)
+
+    def _completed(self, steps: int) -> Row:
+        """The end of a run that took all its steps, unless the last one broke the model: no other follows to notice."""
+        if not self.step.sound(self.carry.params, *self.last):
+            self.rows.append({"step": steps})
+            return self._halted(Halt.NONFINITE, steps, self.last)
+        self.rows.append({"step": steps, **self._evaluate()})
+        return {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
+
+    def _before(self, number: int) -> tuple[Row, Row | None]:
+        """What is due before a step: a checkpoint, and an evaluation with its stopping conditions."""
+        evaluate_now = self.evaluation is not None and number % self.evaluation.every == 0
+        if not (evaluate_now or self.store.due(number)):
+            return {}, None
+        if end := self._collect(leave=0):
+            return {}, end
+        if self.store.due(number):
+            self.store.save(number, self.carry, self.rows, {})
+        measured = self._evaluate() if evaluate_now else {}
+        if decision := after_evaluation(self.stopping, [*self.rows, measured]):
+            self.rows.append({"step": number, **measured})
+            return {}, {"steps": number, "status": decision[0], "reason": f"before step {number}: {decision[1]}"}
+        return measured, None
+
+    def _dispatch(self, number: int, measured: Row) -> Row | None:
+        """Sends a step to the device, and reads those sent before it."""
+        self.last = pair = next(self.pairs)
+        measure = self.measure_every > 0 and number % self.measure_every == 0
+        self.carry, row = self.step.run(self.carry, *pair, measure=measure)
+        self.pending.append(({"step": number, **measured}, row, pair))
+        return self._collect(leave=_ahead(self.mesh))
+
+    def _collect(self, *, leave: int) -> Row | None:
+        """Reads the rows of dispatched steps, but for the last few; if one halted the run, ends it there."""
+        while len(self.pending) > leave:
+            known, row, pair = self.pending.popleft()
+            values = json_row(jax.device_get(row))
+            halt = Halt(values.pop("halt"))
+            if halt is not Halt.RUNNING:  # what is said of a step that was not taken would mislead
+                values = {name: value for name, value in values.items() if not name.endswith(TAKEN)}
+                self.pending.clear()
+            self.rows.append({**known, **values})
+            if halt is not Halt.RUNNING:
+                return self._halted(halt, known["step"], pair)
+        return None
+
+    def _halted(self, halt: Halt, number: int, pair: Any) -> Row:
+        """The end of a run that a step refused to go on with: the parameters are those before it."""
+        status, reason = after_halt(halt)
+        reason = f"before step {number}: {reason}"
+        if halt is Halt.NONFINITE:
+            reason = f"at step {number} {blame(self.step, self.carry, *pair)}"
+            number = max(number - 1, 0)  # the losses of these parameters were still finite
+            self.carry = self.carry._replace(params=self.carry.previous)
+        self.rows[number].update(self._evaluate())
+        return {"steps": number, "status": status, "reason": reason}
+
+    def _evaluate(self) -> Row:
+        """The evaluation of the present parameters, as a checkpoint will hold it."""
+        wanted = self.evaluation
+        if wanted is None:
+            return {}
+        options: dict[str, Any] = {"batch_size": wanted.batch_size, "mesh": self.mesh}
+        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, **options))
+
+
+def _ahead(mesh: Mesh | None) -> int:
+    """How many steps may be dispatched ahead: none on several CPU devices, whose steps can wait for each other for ever."""
+    return 0 if mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else AHEAD
+
+
+def _progress_text(rows: list[Row]) -> str:
+    """The newest losses, for the progress bar."""
+    if not rows or None in (rows[-1].get("retain_loss"), rows[-1].get("forget_loss")):
+        return "unlearning"
+    return f"retain loss {rows[-1]['retain_loss']:.3f}, forget loss {rows[-1]['forget_loss']:.3f}"
+
+
+def _result(carry: Carry, rows: list[Row], end: Row) -> Unlearned:
+    """What the caller is given."""
+    return Unlearned(carry.params, carry.state, History(rows), end["steps"], end["status"], end["reason"])

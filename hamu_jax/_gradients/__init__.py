@@ -1,0 +1,1 @@
+"""Gradients: of both losses, of requests, and of single examples."""

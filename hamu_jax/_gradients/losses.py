@@ -1,0 +1,123 @@
+"""Losses of examples, their means, and gradients of these a microbatch at a time."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from hamu_jax._base import device_axes, validate
+from hamu_jax._base.device_axes import AxisName
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+
+Batch: TypeAlias = chex.ArrayTree
+Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
+Partial: TypeAlias = Callable[[Tree], tuple[Float[Array, "..."], Any]]  # a loss and its gradient; sums over devices are whole
+
+
+def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
+    """Checks concrete data, its labels too if the loss can (`loss.check`); returns the number of examples."""
+    size = validate.batch(name, data)
+    check = getattr(loss, "check", None)
+    if check is not None:
+        check(params, data, name)
+    return size
+
+
+def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None) -> Float[Array, " batch"]:
+    """The weight of each example in a mean: the caller's times the loss's own (its padding)."""
+    dtype = jnp.result_type(float)
+    weights = jnp.ones(size, dtype) if given is None else jnp.asarray(given, dtype)
+    own = getattr(loss, "weights", None)
+    return weights if own is None else weights * own(batch).astype(dtype)
+
+
+def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) -> Float[Array, " batch"]:
+    """`loss(params, batch)`, checked to be one number an example."""
+    values = loss(params, batch)
+    if jnp.shape(values) != (size,):
+        raise ValueError(
+            f"loss: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
+            f"expected ({size},): one loss an example"
+        )
+    return values
+
+
+def weighted_sum(values: Float[Array, " batch"], weights: Float[Array, " batch"]) -> Float[Array, ""]:
+    """`sum_i w_i v_i`, in float32 or wider, where a weight of 0 also silences a NaN."""
+    wide = values.astype(accumulation_dtype(values))
+    return jnp.sum(jnp.where(weights != 0, weights.astype(wide.dtype) * wide, 0.0))
+
+
+def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array, ""]:
+    """The weighted mean loss of a batch, as `paired_value_and_grad` has it."""
+    shares = _shares(loss, batch, None, name)
+    return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
+
+
+def _shares(loss: Loss, batch: Batch, given: Any, name: str, axis_name: AxisName | None = None) -> Float[Array, " batch"]:
+    """What each example counts in the mean; all 0 where all weights are."""
+    size = validate.batch(name, batch)
+    weights = example_weights(loss, batch, size, given)
+    total = device_axes.total(jnp.sum(weights), axis_name)
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
+def mean_and_grad(
+    loss: Loss, batch: Batch, given: Any, *, microbatch_size: int | None, name: str, axis_name: AxisName | None
+) -> Partial:
+    """The weighted mean loss and its gradient, accumulated over microbatches, as a function of the parameters."""
+    shares = _shares(loss, batch, given, name, axis_name)
+
+    def part(params: Tree, batch: Batch, shares: Array) -> Array:
+        return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
+
+    def wide(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
+        value, grads = jax.value_and_grad(part)(params, batch, shares)
+        return value, jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
+
+    def whole(params: Tree) -> tuple[Array, Tree]:
+        value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
+        return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
+
+    return whole
+
+
+def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tuple[Float[Array, " batch"], Tree]:
+    """`vmap(value_and_grad)` over examples."""
+
+    def one(params: Tree, example: Batch) -> Array:
+        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
+
+    each = jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))
+    return device_axes.by_device(each, validate.batch("batch", examples))(params, examples)
+
+
+def microbatched(
+    function: Callable[[Tree, Batch, Array], Any],
+    microbatch_size: int | None,
+    accumulate: optax.microbatching.AccumulationType = optax.microbatching.AccumulationType.SUM,
+) -> Callable[[Tree, Batch, Float[Array, " batch"]], Any]:
+    """`function(params, batch, weights)` a microbatch at a time; the last is filled up with examples of weight 0."""
+
+    def run(params: Tree, batch: Batch, weights: Float[Array, " batch"]) -> Any:
+        size = weights.shape[0]
+        if microbatch_size is None or microbatch_size >= size:
+            return function(params, batch, weights)
+        extra = -size % microbatch_size
+        split = optax.microbatching.microbatch(
+            function, argnums=(1, 2), microbatch_size=microbatch_size, accumulator=accumulate
+        )
+        return split(params, pad(batch, extra), jnp.pad(weights, (0, extra)))
+
+    return run
+
+
+def pad(batch: Any, extra: int) -> Any:
+    """Repeats the first example `extra` times at the end: finite whenever the batch is."""
+    if extra == 0:
+        return batch
+    return jax.tree.map(lambda x: jnp.concatenate([x, jnp.repeat(x[:1], extra, axis=0)]), batch)

@@ -1,0 +1,220 @@
+"""Per-example gradients, their inner products, and what can be had of them without forming any."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from hamu_jax._base import validate
+from hamu_jax._gradients.gram_of_examples import Examples, each_grad, products
+from hamu_jax._gradients.groups import Groups, group_means_and_grads
+from hamu_jax._gradients.losses import (
+    Batch,
+    Loss,
+    microbatched,
+    per_example,
+    weighted_sum,
+)
+from hamu_jax._kernel.blocks import Blocks, partition
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype, cross_gram
+
+_EACH = optax.microbatching.AccumulationType.CONCAT
+
+
+def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Tree:
+    """The gradient of every example's loss: `vmap(grad)`, a microbatch at a time.
+
+    The result holds one gradient an example; beside it, there is one microbatch of temporaries and a rearranged copy of the
+    batch. For inner products alone use `gram` or `directional`, which never hold all gradients.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, where no example's loss depends on another example.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      A pytree like `params` with a leading axis `[batch]`.
+
+    Raises:
+      ValueError: for an empty batch, leaves of different lengths, or a microbatch size that is not positive.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(per_example_grads(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
+      [-2. -4.]
+
+    Source: docs/mathematics.md, section 6.
+    """
+    size = _checked(batch, microbatch_size)
+
+    def some(params: Tree, examples: Batch, _: Array) -> Tree:
+        return each_grad(loss, params, examples)
+
+    grads = microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))
+    return jax.tree.map(lambda x: x[:size], grads)
+
+
+def directional(
+    loss: Loss, params: Tree, batch: Batch, direction: Tree, microbatch_size: int | None = None
+) -> Float[Array, " batch"]:
+    """`<g_i, v>` for every example `i`: the change of its loss, per unit of step, along one direction.
+
+    By forward-mode differentiation, for the price of about two forward passes and without any per-example gradient.
+    A model that defines its own backward pass only (`jax.custom_vjp`) has no forward mode: JAX raises TypeError.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      direction: `v`, a pytree like `params`.
+      microbatch_size: examples evaluated at once. None: all.
+
+    Returns:
+      `[batch]`.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `direction` differs from `params`, naming the first path.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(directional(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0]), jnp.array(0.5)))
+      [-1. -2.]
+
+    Source: docs/mathematics.md, section 6.
+    """
+    size = _checked(batch, microbatch_size)
+    validate.same_structure("direction", direction, "params", params)
+
+    def some(params: Tree, examples: Batch, weights: Array) -> Array:
+        tangent = jax.tree.map(lambda v, p: v.astype(p.dtype), direction, params)
+        losses = lambda p: per_example(loss, p, examples, weights.shape[0], "batch")  # noqa: E731
+        return jax.jvp(losses, (params,), (tangent,))[1]
+
+    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+
+
+def weighted_grad(
+    loss: Loss, params: Tree, batch: Batch, weights: Float[Array, " batch"], microbatch_size: int | None = None
+) -> Tree:
+    """`sum_i w_i g_i`: the adjoint of `directional`, one weighted backward pass.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      weights: `[batch]`, of any sign.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      A pytree like `params`.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `weights` is not `[batch]`.
+
+    Source: docs/mathematics.md, section 6.
+    """
+    size = _checked(batch, microbatch_size)
+    if jnp.shape(weights) != (size,):
+        raise ValueError(f"weights: got shape {jnp.shape(weights)}, expected ({size},)")
+
+    def some(params: Tree, examples: Batch, weights: Array) -> Tree:
+        grads = jax.grad(lambda p: weighted_sum(per_example(loss, p, examples, weights.shape[0], "batch"), weights))(params)
+        return jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
+
+    summed = microbatched(some, microbatch_size)(params, batch, weights)
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), summed, params)
+
+
+def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Float[Array, " batch"]:
+    """`|g_i|` for every example, `[batch]`; no more than one microbatch of gradients is held."""
+    size = _checked(batch, microbatch_size)
+
+    def some(params: Tree, examples: Batch, _: Array) -> Array:
+        return jax.vmap(optax.tree.norm)(
+            jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), each_grad(loss, params, examples))
+        )
+
+    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+
+
+def gram(
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    *,
+    groups: Int[Array, " batch"] | None = None,
+    num_groups: int | None = None,
+    blocks: Blocks = "global",
+    microbatch_size: int | None = None,
+) -> Float[Array, "blocks m m"]:
+    """Inner products of the gradients of many objectives, one an example or one a group of examples.
+
+    Without groups, gradients of two microbatches are held at a time: with `p = ceil(m / microbatch_size)` of them all pairs
+    are visited, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient a group is
+    held, and each example is differentiated once.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      groups: a group number from 0 for each example (a deletion request, the retain set, a protected group); the
+        objective is the mean loss of the group, as `paired_value_and_grad` has it: without padding. A number that is
+        no group's, -1 for example, leaves the example out.
+      num_groups: how many groups there are.
+      blocks: as in `hamu_jax.transform`.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      `[blocks, m, m]`, `m` the number of examples or of groups, in float32 or wider. Rows are gradients of the losses as
+      they are: no sign is flipped.
+
+    Raises:
+      ValueError: as `per_example_grads`, or if `groups` comes without `num_groups`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(gram(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
+      [[[ 4.  8.]
+        [ 8. 16.]]]
+
+    Source: docs/mathematics.md, sections 5 and 6.
+    """
+    size = _checked(batch, microbatch_size)
+    split = partition(params, blocks)
+    if groups is not None:
+        means = group_grads(loss, params, batch, groups, num_groups=num_groups, microbatch_size=microbatch_size)
+        return cross_gram(means, means, split)
+    each = Examples(batch, jnp.arange(size), jnp.ones(size))
+    return products(loss, params, each, size, partition=split, microbatch_size=microbatch_size).gram
+
+
+def group_grads(
+    loss: Loss,
+    params: Tree,
+    batch: Batch,
+    groups: Int[Array, " batch"],
+    *,
+    num_groups: int | None,
+    microbatch_size: int | None = None,
+) -> Tree:
+    """The mean gradient of each group, `[num_groups, ...]`; 0 for a group without examples or of padding alone.
+
+    Each example is differentiated once; memory is that of `num_groups` gradients and of one microbatch of them.
+
+    Raises:
+      ValueError: as `per_example_grads`, if `groups` is not `[batch]`, or if `num_groups` is missing.
+    """
+    _checked(batch, microbatch_size)
+    if num_groups is None:
+        raise ValueError("num_groups: got None, expected how many groups there are, since `groups` was given")
+    validate.integer("num_groups", num_groups)
+    numbered = Groups(lambda _: groups, num_groups)
+    return group_means_and_grads(loss, params, batch, numbered, None, microbatch_size=microbatch_size)[1]
+
+
+def _checked(batch: Batch, microbatch_size: int | None) -> int:
+    """The number of examples of a valid batch."""
+    if microbatch_size is not None:
+        validate.integer("microbatch_size", microbatch_size)
+    return validate.batch("batch", batch)

@@ -1,0 +1,1 @@
+"""Array mathematics on gradient pytrees: blocks, inner products, hardness, budget."""

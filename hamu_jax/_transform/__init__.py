@@ -1,0 +1,1 @@
+"""The optax gradient transformations and the one step behind them."""

@@ -1,0 +1,108 @@
+"""The optax transformation that promises something to every request."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool
+
+from hamu_jax._base import device_axes, validate
+from hamu_jax._base.device_axes import AxisName
+from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._kernel.blocks import partition
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.requests import Requests, step_requests
+from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness
+from hamu_jax._transform.step import Settings
+
+_launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
+
+
+def combine_requests(
+    improvement: Number,
+    radius: Number | None,
+    settings: Settings,
+    *,
+    num_requests: int | None,
+    protected: bool,
+    axis_name: AxisName | None,
+) -> optax.GradientTransformationExtraArgs:
+    """`combine` for a rule that takes many forget objectives; see `transform`, whose `forget_axis` leads here."""
+    if not callable(improvement) and jnp.ndim(improvement) == 1:
+        count = int(jnp.shape(improvement)[0])
+    elif num_requests is not None:
+        count = num_requests
+    else:
+        raise ValueError("num_requests: got None, expected how many requests there are, or an improvement for each, [m]")
+    if num_requests not in (None, count):
+        raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
+    validate.integer("num_requests", count)
+
+    def init(params: optax.Params) -> TransformState:
+        validate.gradients("params", params)
+        dtype, blocks = accumulation_dtype(params), len(partition(params, settings.blocks).labels)
+        multipliers, change = jnp.zeros((blocks, count), dtype), jnp.zeros(count, dtype)
+        nothing = Requests(jnp.zeros(blocks, dtype), multipliers, jnp.zeros(blocks, dtype), change, jnp.zeros(count, bool))
+        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, settings.blocks), nothing)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        forget_grads: optax.Updates | ImplicitStack | None = None,
+        forget_present: Bool[Array, " m"] | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TransformState]:
+        del params, extra_args
+        _check_gradients(updates, forget_grads, count, protected)
+        if isinstance(forget_grads, ImplicitStack) and (axis_name, settings.shard_axis) != (None, None):
+            raise ValueError("forget_grads: got an ImplicitStack on many devices, expected the gradients themselves")
+        retain, forget = device_axes.averaged(updates, forget_grads, axis_name, settings.shard_axis)
+        dtype = accumulation_dtype(updates)
+        required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
+        longest = None if radius is None else at_step(radius, state.step, dtype)
+        present = _present(forget_grads, forget_present, count, axis_name)
+        combined, *measured = _launch(retain, forget, required, longest, settings, present=present, protected=protected)
+        hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
+        return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _present(forget: Tree | ImplicitStack | None, given: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
+    """Which requests are there: as given, on any of the devices, and as an implicit stack knows."""
+    if given is not None and (jnp.shape(given) != (count,) or jnp.result_type(given) != jnp.bool_):
+        raise ValueError(
+            f"forget_present: got {jnp.result_type(given)} of shape {jnp.shape(given)}, expected booleans of shape ({count},)"
+        )
+    present = jnp.ones(count, bool)
+    if given is not None:
+        present = device_axes.total(device_axes.own(jnp.asarray(given, jnp.int32), axis_name), axis_name) > 0
+    return present & forget.present() if isinstance(forget, ImplicitStack) else present
+
+
+def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: int, protected: bool) -> None:
+    """Checks the gradients while tracing."""
+    if forget is None:
+        raise ValueError(f"forget_grads: got nothing, expected the gradients of {count} forget losses, stacked on axis 0")
+    names = "updates (the retain gradient)", "forget_grads"
+    validate.gradients(names[0], retain)
+    if protected:
+        validate.batch(names[0], retain)
+    if isinstance(forget, ImplicitStack):
+        row, given = forget.params, forget.count
+    else:
+        validate.gradients(names[1], forget)
+        given = validate.batch(names[1], forget)
+        row = jax.tree.map(_without_axis, forget)
+    if given != count:
+        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
+    one = jax.tree.map(_without_axis, retain) if protected else retain
+    validate.same_structure("forget_grads (one request)", row, names[0], one)
+
+
+def _without_axis(x: Array) -> jax.ShapeDtypeStruct:
+    """The shape of one row."""
+    return jax.ShapeDtypeStruct(x.shape[1:], x.dtype)

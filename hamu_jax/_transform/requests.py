@@ -1,0 +1,172 @@
+"""One step with a promise to every request: the parts of `step`, for many forget objectives at once."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hamu_jax._gradients.implicit_passes import stack_products, stack_sum
+from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._kernel.blocks import Partition, partition
+from hamu_jax._kernel.budget import Budget, shares
+from hamu_jax._kernel.hardness import Geometry, Hardness
+from hamu_jax._kernel.inner_products import Tree, cross_gram, ratio, weighted_rows
+from hamu_jax._transform.step import Settings, clipping, describe, radii
+from hamu_jax.rules import Problem, Rule
+
+
+class Requests(NamedTuple):
+    """What the last step promised to each of `m` forget objectives.
+
+    Attributes:
+      fraction: `[blocks]`, the common fraction `t` of all requirements that the block's ball allows; 1 if all are met.
+      multipliers: `[blocks, m]`, how much each request binds: at 0 it is met without being asked for.
+      kkt: `[blocks]`, the largest violation of an optimality condition of the block's problem, relative.
+      change: `[m]`, predicted change of each forget loss, per unit of learning rate.
+      present: `[m]`, whether the request was there: one without an example in the batch is promised nothing, asks nothing and
+        counts in no mean; its multipliers and change are 0.
+    """
+
+    fraction: Float[Array, " blocks"]
+    multipliers: Float[Array, "blocks m"]
+    kkt: Float[Array, " blocks"]
+    change: Float[Array, " m"]
+    present: Bool[Array, " m"]
+
+
+def step_requests(
+    retain: Tree,
+    forget: Tree | ImplicitStack,
+    improvement: Float[Array, " m"],
+    radius: Float[Array, ""] | None,
+    settings: Settings,
+    *,
+    present: Bool[Array, " m"],
+    protected: bool,
+) -> tuple[Tree, Hardness, Requests]:
+    """The update (to be subtracted), the hardness of the mean request, and what each request was promised.
+
+    Args:
+      retain: the retain gradient; with `protected`, `[k, ...]`, one a group: their mean is the objective, and no group's
+        loss may rise to first order.
+      forget: `[m, ...]`, the gradients of the forget losses, or what stands for them.
+      improvement: the required improvement of each.
+      radius: as in `step.step`.
+      settings: as in `step.step`.
+      present: which requests are there; the others' gradients are as if they were 0, and they ask nothing.
+      protected: whether the retain gradient has a leading axis of groups.
+    """
+    objective = jax.tree.map(lambda x: jnp.mean(x, axis=0), retain) if protected else retain
+    blocks = partition(objective, settings.blocks, settings.shard_axis)
+    lowered = forget.negative() if isinstance(forget, ImplicitStack) else jax.tree.map(jnp.negative, forget)
+    stacks = [jax.tree.map(lambda x: x[None], objective), lowered, *([retain] if protected else [])]
+    raw = _without(_joint_gram(stacks, blocks), present)
+    scale = clipping(raw, settings.clip_norm)
+    gram = raw * scale[None, :, None] * scale[None, None, :]
+    budget = _allocate(gram, jnp.where(present, improvement, 0.0), radius, settings)
+    others = gram.shape[-1] - 1 - improvement.shape[0]
+    required = jnp.pad(budget.improvement, ((0, 0), (0, others)))  # a protected group: its loss must not rise
+    combination = jax.vmap(settings.rule.solve)(Problem(gram, jnp.zeros_like(budget.radius), required, budget.radius))
+    finite = jnp.all(jnp.isfinite(gram), axis=(-2, -1))
+    fall = jnp.einsum("bij,bj->bi", gram, combination.rows, precision="highest") / scale[None, :]
+    change = jnp.where(jnp.all(finite), fall[:, 1 : 1 + improvement.shape[0]], 0.0)
+    hardness = _describe_mean(
+        gram,
+        budget,
+        _number(present, gram.dtype),
+        regime=combination.regime,
+        change=jnp.stack([-fall[:, 0], -jnp.sum(change, axis=1) / _number(present, gram.dtype)], axis=1),
+        finite=finite,
+        rule=settings.rule,
+    )
+    update = _combine(stacks, combination.rows * scale[None, :], blocks, keep=jnp.all(finite))
+    assert combination.solution is not None, "a rule for many requests gives one"
+    fraction, multipliers, kkt = combination.solution
+    multipliers = multipliers[:, : improvement.shape[0]]
+    return update, hardness, Requests(fraction, multipliers, kkt, jnp.sum(change, axis=0), present)
+
+
+def _joint_gram(stacks: Sequence[Tree | ImplicitStack], blocks: Partition) -> Float[Array, "blocks m m"]:
+    """The Gram matrix of all stacks' rows, without stacking them."""
+    held = {i: stack for i, stack in enumerate(stacks) if not isinstance(stack, ImplicitStack)}
+    inner = {(i, j): cross_gram(held[i], held[j], blocks) for i in held for j in held if i <= j}
+    for i, stack in enumerate(stacks):
+        if isinstance(stack, ImplicitStack):
+            inner[i, i], cross = stack_products(stack, list(held.values()), blocks)
+            inner |= {(j, i): products for j, products in zip(held, cross, strict=True)}
+    parts = range(len(stacks))
+    return jnp.concatenate(
+        [
+            jnp.concatenate([inner[i, j] if (i, j) in inner else jnp.swapaxes(inner[j, i], -1, -2) for j in parts], axis=-1)
+            for i in parts
+        ],
+        axis=-2,
+    )
+
+
+def _combine(
+    stacks: Sequence[Tree | ImplicitStack], coefficients: Float[Array, "blocks rows"], blocks: Partition, *, keep: Array
+) -> Tree:
+    """The weighted sum of all stacks' rows; one that is not held gives its own sum, as a single row."""
+    sizes = [x.count if isinstance(x, ImplicitStack) else jax.tree.leaves(x)[0].shape[0] for x in stacks]
+    ends = list(itertools.accumulate(sizes))
+    held: list[Tree] = []
+    weights: list[Array] = []
+    for stack, begin, end in zip(stacks, [0, *ends], ends, strict=False):
+        own = coefficients[:, begin:end]
+        if isinstance(stack, ImplicitStack):
+            held.append(jax.tree.map(lambda x: x[None], stack_sum(stack, own, blocks)))
+            weights.append(jnp.ones_like(own[:, :1]))
+        else:
+            held.append(stack)
+            weights.append(own)
+    return weighted_rows(held, jnp.concatenate(weights, axis=1), blocks, keep=keep)
+
+
+def _without(gram: Float[Array, "blocks k k"], present: Bool[Array, " m"]) -> Float[Array, "blocks k k"]:
+    """The Gram matrix as if the rows of requests that are not there were 0."""
+    there = jnp.ones(gram.shape[-1], bool).at[1 : 1 + present.shape[0]].set(present)
+    return jnp.where(there[:, None] & there[None, :], gram, 0.0)
+
+
+def _number(present: Bool[Array, " m"], dtype: Any) -> Float[Array, ""]:
+    """How many requests a mean is over; 1 where there are none, whose sums are 0."""
+    return jnp.maximum(jnp.sum(present), 1).astype(dtype)
+
+
+def _allocate(
+    gram: Float[Array, "blocks k k"], improvement: Float[Array, " m"], radius: Float[Array, ""] | None, settings: Settings
+) -> Budget:
+    """Every request's requirement, shared out among the blocks as if it were alone: `improvement` is `[blocks, m]`."""
+    squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
+    rows = slice(1, 1 + improvement.shape[0])
+
+    def of_one(square: Array, inner: Array) -> Array:
+        return shares(settings.distribution, squares[:, 0], square, -inner)
+
+    weights = jax.vmap(of_one, in_axes=1, out_axes=1)(squares[:, rows], gram[:, 0, rows])
+    return Budget(improvement[None, :] * weights, radii(squares[:, 0], radius))
+
+
+def _describe_mean(
+    gram: Float[Array, "blocks k k"],
+    budget: Budget,
+    number: Float[Array, ""],
+    *,
+    regime: Int[Array, " blocks"],
+    change: Float[Array, "blocks 2"],
+    finite: Bool[Array, " blocks"],
+    rule: Rule,
+) -> Hardness:
+    """The hardness of the mean of the `number` requests that are there; the residual is the Gram matrix's (no second pass)."""
+    rows = slice(1, 1 + budget.improvement.shape[1])
+    free, inner = jnp.sqrt(gram[:, 0, 0]), jnp.sum(gram[:, 0, rows], axis=1) / number
+    mean = jnp.sqrt(jnp.maximum(jnp.sum(gram[:, rows, rows], axis=(1, 2)), 0.0)) / number
+    along = ratio(inner, mean)
+    residual = jnp.sqrt(jnp.maximum((free - along) * (free + along), 0.0))
+    mean_budget = Budget(jnp.sum(budget.improvement, axis=1) / number, budget.radius)
+    geometry = Geometry(free, mean, inner, residual)
+    return describe(geometry, mean_budget, regime=regime, change=change, finite=finite, rule=rule)

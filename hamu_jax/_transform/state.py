@@ -1,0 +1,73 @@
+"""The state of our transformations, and how to read it."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from hamu_jax._kernel.blocks import Blocks, partition
+from hamu_jax._kernel.hardness import Hardness
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.requests import Requests
+
+Number: TypeAlias = float | Float[Array, "..."] | optax.Schedule
+
+
+class TransformState(NamedTuple):
+    """State of `combine`, `transform` and `hamu`.
+
+    Attributes:
+      step: number of updates made, for schedules.
+      hardness: what the last update measured; zeros before the first.
+      requests: what the last update promised to each request, with `forget_axis`; else empty.
+    """
+
+    step: Int[Array, ""]
+    hardness: Hardness
+    requests: Requests | tuple[()] = ()
+
+
+def get_hardness(state: Any) -> Hardness:
+    """The `Hardness` that the last update measured, from the state of any chain that holds one transform of ours.
+
+    Raises:
+      ValueError: if there is none in `state`, or more than one.
+    """
+    return _only(state, Hardness, "transforms")
+
+
+def get_requests(state: Any) -> Requests:
+    """The `Requests` that the last update promised, from the state of a chain with `transform(..., forget_axis=0)`.
+
+    Raises:
+      ValueError: if there is none in `state`, or more than one.
+    """
+    return _only(state, Requests, "transforms with forget_axis")
+
+
+def _only(state: Any, kind: Any, name: str) -> Any:
+    """The one node of a kind in an optimizer's state."""
+    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)) if isinstance(leaf, kind)]
+    if len(found) != 1:
+        raise ValueError(f"state: got {len(found)} hamu_jax {name} in it, expected 1")
+    return found[0]
+
+
+def at_step(value: Number, step: Array, dtype: Any) -> Array:
+    """A number or schedule at a step."""
+    return jnp.asarray(value(step) if callable(value) else value, dtype)
+
+
+def empty_hardness(params: Tree, blocks: Blocks) -> Hardness:
+    """Zeros in the shapes and dtypes that `update` will fill."""
+    like = jax.ShapeDtypeStruct((len(partition(params, blocks).labels),), accumulation_dtype(params))
+    kinds = {"regime": jnp.int32, "feasible": bool, "finite": bool, "unavoidable": bool, "stopping_criterion": bool}
+    scalars = ("total_", "unavoidable", "stopping_")
+    return Hardness(
+        **{
+            name: jnp.zeros(() if name.startswith(scalars) else like.shape, kinds.get(name, like.dtype))
+            for name in Hardness._fields
+        }
+    )

@@ -1,0 +1,293 @@
+"""The optax gradient transformations."""
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from hamu_jax import rules
+from hamu_jax._base import device_axes, validate
+from hamu_jax._base.device_axes import AxisName
+from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._kernel.blocks import Blocks
+from hamu_jax._kernel.budget import Distribution
+from hamu_jax._kernel.hardness import Hardness
+from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.combine_requests import combine_requests
+from hamu_jax._transform.options import check_options
+from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness, get_hardness
+from hamu_jax._transform.step import Settings, step
+
+_launch = jax.jit(step, static_argnames="settings")  # one launch when called outside jit; inlined inside
+
+Variant: TypeAlias = Literal["q", "u"]
+
+
+def combine(
+    rule: rules.Rule,
+    *,
+    improvement: Number = 0.0,
+    radius: Number | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    clip_norm: float | None = None,
+    num_requests: int | None = None,
+    retain_axis: int | None = None,
+    axis_name: AxisName | None = None,
+    shard_axis_name: AxisName | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Makes any combination rule an optax transformation of the retain and the forget gradient.
+
+    The transformation's `update` takes the retain gradient as `updates` and the forget gradient as the keyword
+    `forget_grads`, and returns the combination that the rule decides, to be subtracted (`optax.sgd`). Sums over
+    parameters are formed in float32 or wider and the result has the retain gradient's dtype. If a gradient is not finite
+    the result is zero and `get_hardness(state).finite` says in which block.
+
+    A rule that requires nothing (`rules.gdiff`, `rules.nash`, ...) ignores `improvement`, `radius` and `distribution`: they
+    only enter the thresholds that the state reports.
+
+    Args:
+      rule: one of `hamu_jax.rules`.
+      improvement: required improvement, in loss per unit of learning rate; a number or an optax schedule.
+      radius: as in `transform`.
+      blocks: as in `transform`.
+      distribution: as in `transform`.
+      clip_norm: as in `transform`.
+      num_requests: as in `transform`, for a rule that takes many requests (`rules.projected`).
+      retain_axis: as in `transform`, for such a rule.
+      axis_name: as in `transform`.
+      shard_axis_name: as in `transform`.
+
+    Returns:
+      The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
+      missing `forget_grads`, pytrees that differ, naming the first path, or an axis that is not there.
+
+    Raises:
+      ValueError: for a negative number or an unknown name.
+
+    Source: docs/mathematics.md, section 7.
+    """
+    validate.number("improvement", improvement, many=rule.many)
+    if radius is not None:
+        validate.number("radius", radius)
+    check_options(blocks, distribution, clip_norm)
+    validate.axis("retain_axis", retain_axis)
+    validate.axis_name("axis_name", axis_name)
+    validate.axis_name("shard_axis_name", shard_axis_name)
+    settings = Settings(rule, blocks, distribution, clip_norm, shard_axis_name)
+    if rule.many:
+        return combine_requests(
+            improvement,
+            radius,
+            settings,
+            num_requests=num_requests,
+            protected=retain_axis is not None,
+            axis_name=axis_name,
+        )
+    if num_requests is not None or retain_axis is not None:
+        raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
+
+    def init(params: optax.Params) -> TransformState:
+        validate.gradients("params", params)
+        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, blocks))
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        forget_grads: optax.Updates | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TransformState]:
+        del params, extra_args
+        _check_gradients(updates, forget_grads)
+        retain, forget = device_axes.averaged(updates, forget_grads, axis_name, shard_axis_name)
+        dtype = accumulation_dtype(retain, forget)
+        required = at_step(improvement, state.step, dtype)
+        longest = None if radius is None else at_step(radius, state.step, dtype)
+        combined, hardness = _launch(retain, forget, required, longest, settings)
+        hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
+        return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_gradients(retain: Tree, forget: Tree | None) -> None:
+    """Checks the two gradients while tracing."""
+    if forget is None:
+        raise ValueError(
+            "forget_grads: got nothing, expected the gradient of the forget loss: "
+            "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
+        )
+    if isinstance(forget, ImplicitStack):
+        raise ValueError("forget_grads: got an ImplicitStack, expected a gradient; with forget_axis=0 the transform takes it")
+    validate.gradients("updates (the retain gradient)", retain)
+    validate.gradients("forget_grads", forget)
+    validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain)
+
+
+def transform(
+    improvement: Number,
+    *,
+    variant: Variant = "q",
+    radius: Number | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    infeasible: rules.Infeasible = "scale",
+    clip_norm: float | None = None,
+    forget_axis: int | None = None,
+    retain_axis: int | None = None,
+    num_requests: int | None = None,
+    axis_name: AxisName | None = None,
+    shard_axis_name: AxisName | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Hardness-aware unlearning: the step that raises the forget loss as required at the least cost to the retain loss.
+
+    Per block of parameters, in the units of `optax.sgd(1.0)`,
+
+        minimise <g_r, d>   subject to   <g_f, d> >= q,   |d| <= r          (variant "q")
+        maximise <g_f, d>   subject to   <g_r, d> <= -q,  |d| <= r          (variant "u")
+
+    and the update is `-d`. A learning rate scales the step and the promise alike: `optax.sgd(eta)` raises the forget
+    loss by `eta q` to first order, with a step of at most `eta r` a block. Weight decay, momentum or Adam after the
+    transform changes the step and so voids the promise.
+
+    Guarantees, to first order: with `blocks="global"` exactly the above; with several blocks each keeps its own
+    constraint and ball, so the promises add up. Edge cases are those of `rules.hamu_q`; non-finite gradients give a zero
+    step (see `combine`). Gradients below about 1e-19 in float32 have no square and count as zero.
+
+    Args:
+      improvement: required improvement `q`, in loss per unit of learning rate (the reference's `CONSTRAINT_RATIO`); at
+        least 0; a number or an optax schedule.
+      variant: `"q"` promises the forget improvement, `"u"` the retain improvement.
+      radius: the longest step a block may take, per unit of learning rate; a number or an optax schedule. None is the
+        paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
+      blocks: `"leaf"` solves one problem a tensor, `"global"` one for the model; or a function from a key path
+        (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
+      distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"` or a function of
+        the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md, section 3). With
+        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None.
+      infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
+      clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
+      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
+        axis, or is an `ImplicitStack` for them. Each is then promised its improvement (`rules.projected`): `improvement` is
+        one number for all, or `[m]`; if not all can be met, every one gets the same, largest possible fraction.
+        `get_requests` reads what was promised. `update` takes `forget_present`, booleans `[m]` (`Groups.present`): a request
+        that is not there asks nothing. Without it, a gradient of 0 is one to which nothing can be promised, and so to none.
+      retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
+        may get worse to first order.
+      num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.
+      axis_name: inside `jax.pmap` or `jax.shard_map`, the axis (or axes) over which batches are split: both gradients are
+        those of this device's examples, and are averaged over it first, every device counting alike. Leave it out if they
+        have been averaged (`paired_value_and_grad(..., axis_name=...)`, which also weighs examples), and under `jit`, which
+        needs no names.
+      shard_axis_name: inside them, the axis over which every leaf of both gradients is split (FSDP): each device holds a
+        part, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
+        told apart; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
+
+    Raises:
+      ValueError: for a negative or non-finite number, or an unknown name.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, hamu_jax
+      >>> tx = optax.chain(hamu_jax.transform(0.5, blocks="global"), optax.sgd(0.1))
+      >>> params = {"w": jnp.array([1.0, 2.0])}
+      >>> state = tx.init(params)
+      >>> retain, forget = {"w": jnp.array([1.0, 0.0])}, {"w": jnp.array([1.0, 1.0])}
+      >>> updates, state = tx.update(retain, state, params, forget_grads=forget)
+      >>> print(f"{hamu_jax.get_hardness(state).total_forget_change:.2f}")
+      0.50
+
+    Source: paper section 4; docs/mathematics.md, sections 1 to 4.
+    """
+    if variant not in get_args(Variant):
+        raise ValueError(f"variant: got {variant!r}, expected 'q' or 'u'")
+    validate.axis("forget_axis", forget_axis)
+    if forget_axis is not None and (variant != "q" or infeasible != "scale"):
+        raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
+    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    return combine(
+        rule,
+        improvement=improvement,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        clip_norm=clip_norm,
+        num_requests=num_requests,
+        retain_axis=retain_axis,
+        axis_name=axis_name,
+        shard_axis_name=shard_axis_name,
+    )
+
+
+def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: Any) -> optax.GradientTransformationExtraArgs:
+    """`transform` chained with a learning rate: plain gradient steps, the form in which its promises hold.
+
+    Args:
+      learning_rate: a number or an optax schedule.
+      improvement: as in `transform`.
+      **options: the other arguments of `transform`.
+
+    Raises:
+      ValueError: as `transform`.
+
+    Source: paper algorithm 1.
+    """
+    validate.number("learning_rate", learning_rate)
+    return optax.chain(transform(improvement, **options), optax.scale_by_learning_rate(learning_rate))
+
+
+def hardness(
+    retain_grads: Tree,
+    forget_grads: Tree,
+    improvement: float | Float[Array, ""] = 0.0,
+    *,
+    variant: Variant = "q",
+    radius: float | Float[Array, ""] | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    infeasible: rules.Infeasible = "scale",
+    clip_norm: float | None = None,
+) -> Hardness:
+    """Measures how hard unlearning is at one point: what `transform` would record, without a step.
+
+    Args:
+      retain_grads: gradient of the retain loss, a pytree.
+      forget_grads: gradient of the forget loss, the same structure.
+      improvement: as in `transform`; with 0 only the thresholds and the predicted changes lose their meaning.
+      variant: as in `transform`, as are the following.
+      radius: the longest step.
+      blocks: the blocks.
+      distribution: how blocks share `improvement`.
+      infeasible: which step the predicted changes are of where the requirement can't be met.
+      clip_norm: clip both gradients first.
+
+    Returns:
+      The measurement; `block_labels(retain_grads, blocks)` names its entries.
+
+    Raises:
+      TypeError, ValueError: as `transform` and its `update`.
+
+    Example:
+      >>> import jax.numpy as jnp, hamu_jax
+      >>> measured = hamu_jax.hardness(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]), improvement=0.5)
+      >>> print(measured.kappa, measured.angle, hamu_jax.Regime(measured.regime[0]).name)
+      [1.] [45.] RECTIFIED
+
+    Source: paper section 4; docs/mathematics.md, sections 2 and 3.
+    """
+    tx = transform(
+        improvement,
+        variant=variant,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        infeasible=infeasible,
+        clip_norm=clip_norm,
+    )
+    return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])

@@ -1,0 +1,37 @@
+"""Random labels, for methods that teach a model wrong answers."""
+
+import numpy as np
+from jaxtyping import Int, Integer
+
+from hamu_jax._base import validate
+
+
+def random_labels(labels: Integer[np.ndarray, "*shape"], classes: int, *, seed: int) -> Int[np.ndarray, "*shape"]:
+    """A wrong label for each example, drawn once and uniformly from the other classes.
+
+    Store them in the forget set, so that an example's label is always the same, whatever batch it comes in:
+    `forget["random"] = random_labels(forget["label"], 10, seed=0)`, and
+    `forget_loss=lowered(cross_entropy(apply, label="random"))`.
+
+    Args:
+      labels: the true labels; -1, padding, stays -1.
+      classes: how many classes there are, at least 2.
+      seed: of the draw.
+
+    Returns:
+      Labels of the same shape.
+
+    Raises:
+      ValueError: if there are fewer than two classes.
+
+    Example:
+      >>> import numpy as np
+      >>> print(random_labels(np.array([0, 1, -1]), 2, seed=0))
+      [ 1  0 -1]
+
+    Source: SalUn, arXiv 2310.12508, equation 5 (`y' != y`).
+    """
+    validate.integer("classes", classes, at_least=2)
+    labels = np.asarray(labels)
+    moved = (labels + np.random.default_rng(seed).integers(1, classes, labels.shape)) % classes
+    return np.where(labels >= 0, moved, -1).astype(np.int32)

@@ -1,0 +1,1 @@
+"""The solver behind `rules.projected`: a second-order cone program in Gram space."""

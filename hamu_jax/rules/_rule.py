@@ -1,0 +1,98 @@
+"""What a combination rule is: from one block's inner products to the update's coefficients."""
+
+import dataclasses
+import functools
+import math
+import numbers
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from hamu_jax._kernel.hardness import Regime
+
+
+class Problem(NamedTuple):
+    """What a rule sees of one block.
+
+    Attributes:
+      gram: `[m, m]`, inner products of the rows.
+      residual: norm of the part of row 0 orthogonal to row 1, measured on the gradients (0: parallel). With many
+        requests: 0, nobody looks at it.
+      improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate; with many requests
+        `[m - 1]`, one for each row but the first. A rule that requires nothing ignores it.
+      radius: the longest step `r`, per unit of learning rate. A rule that requires nothing ignores it.
+    """
+
+    gram: Float[Array, "m m"]
+    residual: Float[Array, ""]
+    improvement: Float[Array, "*requests"]
+    radius: Float[Array, ""]
+
+
+class Combination(NamedTuple):
+    """A rule's answer: the update is `sum_i rows[i] row_i + residual p`, and `optax.sgd` subtracts it.
+
+    Attributes:
+      rows: `[m]`, one coefficient a row.
+      residual: coefficient of `p`, the part of row 0 orthogonal to row 1.
+      regime: a `hamu_jax.Regime`.
+      solution: of a rule for many requests: the common fraction `t` that is met, the multipliers `[m - 1]`, and the KKT
+        residual.
+    """
+
+    rows: Float[Array, " m"]
+    residual: Float[Array, ""]
+    regime: Int[Array, ""]
+    solution: tuple[Float[Array, ""], Float[Array, " requests"], Float[Array, ""]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A named way to combine gradients.
+
+    Attributes:
+      solve: the function of one block, jit-able and vmap-able.
+      guaranteed: the objective that is promised to the user, row 1; the other one is row 0, and `Hardness.unavoidable` says
+        of that one whether it gets worse under the step. With `"retain"` the rows are exchanged before `solve` sees them: row
+        0 is then `-g_f`. A rule that promises nothing leaves `"forget"`: `unavoidable` then means that this step raises the
+        retain loss; another might not.
+      many: whether the rule takes many forget objectives, each with its own requirement.
+    """
+
+    solve: Callable[[Problem], Combination]
+    guaranteed: Literal["forget", "retain"] = "forget"
+    many: bool = False
+
+
+@functools.cache
+def make(
+    solve: Callable[..., Combination],
+    *,
+    guaranteed: Literal["forget", "retain"] = "forget",
+    many: bool = False,
+    **options: Hashable,
+) -> Rule:
+    """The rule of a function and its options. Equal options give the same Rule: jit then sees the same static argument."""
+    return Rule(functools.partial(solve, **options), guaranteed, many)
+
+
+def constant(name: str, value: Any, *, positive: bool = False) -> float:
+    """A plain number of at least 0 (above 0 with `positive`). It is part of what a rule is: no schedule, no tracer."""
+    is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
+    if not is_number or not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ValueError(f"{name}: got {value!r}, expected {'a positive number' if positive else 'a number of at least 0'}")
+    return float(value)
+
+
+def unconstrained(first: Float[Array, ""], second: Float[Array, ""], residual: Float[Array, ""] | None = None) -> Combination:
+    """The answer of a rule that requires nothing: `first row_0 + second row_1 + residual p`."""
+    regime = jnp.asarray(Regime.UNCONSTRAINED, jnp.int32)
+    return Combination(jnp.stack([first, second]), jnp.zeros_like(first) if residual is None else residual, regime)
+
+
+def choose(condition: Bool[Array, ""], yes: Combination, no: Combination) -> Combination:
+    """One of two answers."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)

@@ -1,0 +1,163 @@
+"""Promises that the driver measures: a bounded forget loss, which bends down, with and without groups of its examples."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_runs import RETAIN, numbers_of, start
+from tiny_runs import loss as squared
+from two_gradient_problems import PLAIN_COMPILE
+
+import hamu_jax
+from hamu_jax import Groups, Guarantee
+
+RATE, IMPROVEMENT, STEPS = 0.5, 0.3, 6
+RNG = np.random.default_rng(11)
+FORGET = {
+    "x": RNG.normal(size=(9, 3)).astype(np.float32),
+    "y": RNG.normal(size=9).astype(np.float32),
+    "group": np.arange(9, dtype=np.int32) % 3,
+}
+KEPT = {"batch_size": (8, 9), "steps": STEPS, "progress": False, "measure_every": 1}
+GROUPS = Groups(numbers_of, 3)
+NOISE = 1e-6  # the losses are below 1: four units of rounding, and that of the difference
+
+
+def bounded(params: Any, batch: Any) -> Any:
+    """Rises to 1 and no further."""
+    return 1 - jnp.exp(-squared(params, batch))
+
+
+def unlearned(optimizer: Any, **options: Any) -> hamu_jax.Unlearned:
+    return hamu_jax.unlearn(squared, start(), RETAIN, FORGET, optimizer, forget_loss=bounded, **{**KEPT, **options})
+
+
+def many(rate: float) -> Any:
+    return hamu_jax.hamu(rate, IMPROVEMENT, blocks="global", forget_axis=0, num_requests=3)
+
+
+def columns(result: hamu_jax.Unlearned, *names: str) -> list[np.ndarray]:
+    return [result.history.column(name)[:STEPS] for name in names]
+
+
+def check_kept(result: hamu_jax.Unlearned, guarantee: Guarantee, promised: str, measured: str) -> None:
+    """Steps that were shortened, none that broke its promise; those that could not keep one were not taken."""
+    scale, kept, length = columns(result, "step_scale", "guarantee_kept", "step_length")
+    scales = {0.0} | {2.0**-i for i in range(guarantee.halvings + 1)}
+    assert set(scale.tolist()) <= scales
+    assert np.any((scale > 0) & (scale < 1)), "some step was too long"
+    np.testing.assert_array_equal(kept.astype(bool), scale > 0)
+    np.testing.assert_array_equal(length > 0, scale > 0)
+    expected, seen = columns(result, promised, measured)
+    assert np.all(seen[scale > 0] >= guarantee.fraction * expected[scale > 0] - NOISE)
+    assert np.all(expected[scale > 0] > 0)
+
+
+def test_unlearn_takes_only_steps_that_keep_their_promise() -> None:
+    guarantee = Guarantee(fraction=0.75, halvings=6)
+    result = unlearned(hamu_jax.hamu(RATE, IMPROVEMENT, blocks="global"), guarantee=guarantee)
+    assert result.status == "completed"
+    check_kept(result, guarantee, "forget_promised", "forget_measured")
+    change, scale, promised = columns(result, "forget_change", "step_scale", "forget_promised")
+    np.testing.assert_allclose(promised, RATE * change * scale, rtol=1e-5, atol=1e-7)
+    assert "least_promised" not in result.history.rows[0]
+
+
+def test_unlearn_takes_no_step_if_none_keeps_its_promise() -> None:
+    """A loss that bends down keeps less than all of its promise at any length."""
+    result = unlearned(hamu_jax.hamu(RATE, IMPROVEMENT, blocks="global"), guarantee=Guarantee(1.0, 2), steps=2)
+    rows = result.history.rows[:2]
+    assert [(row["step_scale"], row["guarantee_kept"], row["step_length"]) for row in rows] == [(0.0, False, 0.0)] * 2
+    assert [(row["forget_promised"], row["forget_measured"], row["retain_measured"]) for row in rows] == [(0, 0, 0)] * 2
+    for name, x in start().items():
+        np.testing.assert_array_equal(result.params[name], x)
+
+
+def test_unlearn_keeps_the_promise_to_every_request() -> None:
+    guarantee = Guarantee(fraction=0.75, halvings=6)
+    result = unlearned(many(RATE), guarantee=guarantee, forget_groups=GROUPS)
+    check_kept(result, guarantee, "least_promised", "least_measured")
+    least, mean = columns(result, "least_measured", "forget_measured")
+    assert np.all(least <= mean + NOISE)
+
+
+def test_unlearn_with_requests_is_a_plain_loop() -> None:
+    """The losses and gradients of every group by hand, the transform itself, and plain steps.
+
+    The last batch has no example of group 1: that request is not asked, and counts in no mean.
+    """
+    rate = 0.05
+    retain = [{name: x[8 * i : 8 * i + 8] for name, x in RETAIN.items()} for i in range(4)]
+    forget = [FORGET] * (STEPS - 1) + [{**FORGET, "group": np.where(FORGET["group"] == 1, -1, FORGET["group"])}]
+    result = hamu_jax.unlearn(squared, start(), retain, forget, many(rate), forget_loss=bounded, forget_groups=GROUPS, **KEPT)
+    tx = hamu_jax.transform(IMPROVEMENT, blocks="global", forget_axis=0, num_requests=3)
+    members = jnp.asarray(np.stack([FORGET["group"] == i for i in range(3)]), jnp.float32) / 3
+
+    def forget_losses(params: Any) -> Any:
+        return members @ bounded(params, FORGET)
+
+    @functools.partial(jax.jit, compiler_options=PLAIN_COMPILE)
+    def step(params: Any, state: Any, batch: Any, present: Any) -> Any:
+        mean, gradient = jax.value_and_grad(lambda p: jnp.mean(squared(p, batch)))(params)
+        of_forget = jax.jacrev(forget_losses)(params)
+        update, state = tx.update(gradient, state, params, forget_grads=of_forget, forget_present=present)
+        after = jax.tree.map(lambda x, u: x - rate * u, params, update)
+        requests, before = hamu_jax.get_requests(state), forget_losses(params)
+        row = {
+            "retain_loss": mean,
+            "forget_loss": jnp.mean(before, where=present),
+            "fraction": requests.fraction[0],
+            "least_promised": rate * jnp.min(requests.change, where=present, initial=jnp.inf),
+            "forget_promised": rate * jnp.mean(requests.change, where=present),
+            "least_measured": jnp.min(forget_losses(after) - before, where=present, initial=jnp.inf),
+            "forget_measured": jnp.mean(forget_losses(after) - before, where=present),
+        }
+        return after, state, row
+
+    params, state = start(), tx.init(start())
+    for number in range(STEPS):
+        present = jnp.array([True, number < STEPS - 1, True])
+        params, state, row = step(params, state, retain[number % 4], present)
+        got = result.history.rows[number]
+        for name, value in row.items():
+            # Differences of float32 losses near 1, and of gradients over some steps; float32 promises to 1e-6 of |g_i| r.
+            np.testing.assert_allclose(got[name], value, rtol=1e-4, atol=2e-6, err_msg=f"{name} at step {number}")
+        assert 0 <= got["kkt"] <= 1e-4
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), result.params, params)
+    assert np.all(columns(result, "fraction")[0] > 0)
+
+
+def test_requests_without_groups_and_groups_without_requests() -> None:
+    with pytest.raises(ValueError, match="forget_grads"):
+        unlearned(many(0.05))
+    with pytest.raises(ValueError, match="forget_grads"):
+        unlearned(hamu_jax.hamu(0.05, 0.1), forget_groups=GROUPS)
+
+
+def test_a_number_of_groups_that_is_not_the_optimizers() -> None:
+    with pytest.raises(ValueError, match=re.escape("forget_grads: got 4 requests on axis 0, expected 3")):
+        unlearned(many(0.05), forget_groups=Groups(GROUPS.of, 4))
+
+
+@pytest.mark.slow
+def test_a_halted_step_says_nothing_of_a_promise() -> None:
+    retain = [{"x": RETAIN["x"][:8], "y": RETAIN["y"][:8]}, {"x": RETAIN["x"][:8], "y": np.full(8, np.nan, np.float32)}]
+    optimizer = hamu_jax.hamu(0.05, IMPROVEMENT, blocks="global")
+    result = hamu_jax.unlearn(
+        squared, start(), retain, FORGET, optimizer, forget_loss=bounded, guarantee=Guarantee(), **{**KEPT, "measure_every": 0}
+    )
+    assert result.status == "nonfinite"
+    assert {"step_scale", "guarantee_kept"} <= set(result.history.rows[0])
+    assert not {"step_scale", "guarantee_kept", "step_length"} & set(result.history.rows[-1])
+
+
+def test_the_optimizers_own_state_is_that_of_the_whole_step() -> None:
+    tx = optax.chain(hamu_jax.transform(IMPROVEMENT, blocks="global"), optax.trace(0.9), optax.scale(-RATE))
+    result = unlearned(tx, guarantee=Guarantee(1.0, 1), steps=1)
+    assert result.history.rows[0]["step_scale"] == 0.0
+    assert all(np.any(x) for x in jax.tree.leaves(result.state[1]))

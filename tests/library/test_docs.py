@@ -1,0 +1,38 @@
+"""The documentation names everything that is public, and options that exist."""
+
+import dataclasses
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments.language import config as language
+from experiments.vision import config as vision
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MODULES = ("hamu_jax", "hamu_jax.metrics", "hamu_jax.objectives", "hamu_jax.report", "hamu_jax.rules", "hamu_jax.sharding")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    page = (DOCS / "api" / f"{name.removeprefix('hamu_jax.')}.md").read_text(encoding="utf-8")
+    public = set(importlib.import_module(name).__all__) - {module.removeprefix("hamu_jax.") for module in MODULES}
+    assert set(re.findall(r"^\.\. auto\w+:: (\w+)$", page, re.MULTILINE)) == public
+
+
+def test_every_public_module_has_a_page() -> None:
+    listed = re.findall(r"^(\w+)$", (DOCS / "api" / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {f"{name}.md" for name in listed} == {path.name for path in (DOCS / "api").glob("*.md")} - {"index.md"}
+    assert set(listed) == {module.split(".")[-1] for module in MODULES}
+
+
+def test_the_migration_table_names_options_that_exist() -> None:
+    options: set[str] = set()
+    for settings in (vision, language):
+        options |= {f"--{field.name}" for field in dataclasses.fields(settings.Unlearning)}
+        options |= {f"--training.{field.name}" for field in dataclasses.fields(settings.Training)}
+    lines = (DOCS / "migration.md").read_text(encoding="utf-8").splitlines()
+    ours = re.findall(r"--[a-z][a-z.-]*", " ".join(line.split("|")[2] for line in lines if line.startswith("|")))
+    assert ours
+    assert {option.replace("-", "_").replace("__", "--") for option in ours} <= options
