@@ -5,8 +5,11 @@ from hamu_jax._base.history import History
 from hamu_jax._datasets.assess import Assessment, assess
 from hamu_jax._datasets.evaluate import Evaluation, evaluate
 from hamu_jax._driver.checkpoints import Checkpoints
-from hamu_jax._driver.guarantee import Guarantee
+from hamu_jax._driver.forget import forget
+from hamu_jax._driver.forget_outcome import Change, Forgotten
+from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.stopping import Patience, Stopping, Target
+from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.implicit_stack import ImplicitStack
@@ -14,6 +17,7 @@ from hamu_jax._gradients.paired import Paired, paired_value_and_grad
 from hamu_jax._gradients.per_example import directional, gram, per_example_grads, weighted_grad
 from hamu_jax._kernel.blocks import Stacked, block_labels
 from hamu_jax._kernel.hardness import Hardness, Regime
+from hamu_jax._transform.level import Level
 from hamu_jax._transform.requests import Requests
 from hamu_jax._transform.state import TransformState, get_hardness, get_requests
 from hamu_jax._transform.trade_off import TradeOff, trade_off
@@ -21,13 +25,16 @@ from hamu_jax._transform.transform import combine, hamu, hardness, transform
 
 __all__ = [
     "Assessment",
+    "Change",
     "Checkpoints",
     "Evaluation",
+    "Forgotten",
     "Groups",
-    "Guarantee",
     "Hardness",
     "History",
     "ImplicitStack",
+    "KeepBest",
+    "Level",
     "Paired",
     "Patience",
     "Regime",
@@ -37,12 +44,14 @@ __all__ = [
     "Target",
     "TradeOff",
     "TransformState",
+    "TrustRegion",
     "Unlearned",
     "assess",
     "block_labels",
     "combine",
     "directional",
     "evaluate",
+    "forget",
     "get_hardness",
     "get_requests",
     "gram",

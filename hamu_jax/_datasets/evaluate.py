@@ -31,6 +31,14 @@ class Evaluation:
     every: int = 10
     batch_size: int = 1024
 
+    def measure(self, loss: Loss, params: Any, mesh: Mesh | None = None) -> dict[str, float]:
+        """What `evaluate` returns for these parameters."""
+        return evaluate(loss, params, self.splits, self.metrics, batch_size=self.batch_size, mesh=mesh)
+
+    def columns(self) -> tuple[str, ...]:
+        """The names of what `measure` returns."""
+        return tuple(f"{split}/{name}" for split in self.splits for name in ("loss", *self.metrics))
+
 
 def evaluate(
     loss: Loss,
@@ -73,11 +81,6 @@ def evaluate(
         for split, data in splits.items()
         for name, value in _means(functions, params, data, batch_size=batch_size, name=f"splits[{split!r}]", mesh=mesh).items()
     }
-
-
-def columns(splits: Mapping[str, Any], metrics: Mapping[str, Loss]) -> tuple[str, ...]:
-    """The names of what `evaluate` returns."""
-    return tuple(f"{split}/{name}" for split in splits for name in ("loss", *metrics))
 
 
 def _means(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from hamu_jax import sharding
 from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
-from hamu_jax._driver.guarantee import Guarantee, shortened
 from hamu_jax._driver.stopping import Halt, Stopping, watch
+from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
 from hamu_jax._gradients.groups import Groups, group_means
 from hamu_jax._gradients.implicit_passes import stack_changes, stack_sum
 from hamu_jax._gradients.implicit_stack import ImplicitStack
@@ -27,6 +27,8 @@ from hamu_jax._transform.state import get_hardness, get_requests
 from hamu_jax.sharding._batches import replicated
 from hamu_jax.sharding._mesh import shard_params
 
+T = TypeVar("T")
+
 
 class Carry(NamedTuple):
     """What one step hands to the next, on the device. Once `halt` is set nothing else changes.
@@ -37,6 +39,8 @@ class Carry(NamedTuple):
       state: the optimizer's.
       streaks: for how many steps in a row each stopping condition has held.
       halt: a `Halt`.
+      trust: the trust region's memory; empty without one.
+      best: the best parameters that were evaluated; empty where the last ones are wanted.
     """
 
     params: Any
@@ -44,6 +48,8 @@ class Carry(NamedTuple):
     state: Any
     streaks: Int[Array, "3"]
     halt: Int[Array, ""]
+    trust: Trust | tuple[()] = ()
+    best: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Step:
     """A step and its parts.
 
     Attributes:
-      run: `run(carry, retain_batch, forget_batch, measure=False) -> (carry, row)`, jitted; the carry is donated.
+      run: `run(carry, retain_batch, forget_batch, elsewhere=None, measure=False) -> (carry, row)`, jitted; the carry is
+        donated. With a trust region `elsewhere` is another retain batch.
       sound: `sound(params, retain_batch, forget_batch)`, jitted: whether both losses are finite.
       propose: `propose(carry, retain_batch, forget_batch) -> Proposal`, not jitted.
     """
@@ -79,7 +86,14 @@ class Proposal(NamedTuple):
     state: Any
 
 
-def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, mesh: Mesh | None = None) -> Carry:
+def first_carry(
+    params: Any,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh | None = None,
+    *,
+    trust_region: TrustRegion | None = None,
+    keeps_best: bool = False,
+) -> Carry:
     """The carry before the first step. Parameters are copied, since every step consumes its carry.
 
     On a mesh parameters are split over `fsdp`, and so is what the optimizer keeps for each of them.
@@ -97,7 +111,15 @@ def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, m
         get_hardness(state)
     except ValueError as error:
         raise ValueError(f"optimizer: {error}: chain hamu_jax.transform or hamu_jax.combine into it") from None
-    carry = Carry(copied, jax.tree.map(jnp.copy, copied), state, jnp.zeros(3, jnp.int32), jnp.int32(Halt.RUNNING))
+    carry = Carry(
+        params=copied,
+        previous=jax.tree.map(jnp.copy, copied),
+        state=state,
+        streaks=jnp.zeros(3, jnp.int32),
+        halt=jnp.int32(Halt.RUNNING),
+        trust=() if trust_region is None else first_trust(trust_region),
+        best=jax.tree.map(jnp.copy, copied) if keeps_best else (),
+    )
     return _committed(carry) if mesh is None else jax.tree.map(lambda x: _on_mesh(x, mesh), carry)
 
 
@@ -123,7 +145,7 @@ def driver_step(
     stopping: Stopping,
     *,
     microbatch_size: int | None,
-    guarantee: Guarantee | None = None,
+    trust_region: TrustRegion | None = None,
     groups: Groups | None = None,
     mesh: Mesh | None = None,
     like: Carry | None = None,
@@ -136,7 +158,7 @@ def driver_step(
         carry_places = jax.tree.map(lambda x: x.sharding, like)
         paired = sharding.paired_value_and_grad(losses[0], mesh, carry_places.params, **options)
         places = (carry_places, replicated(mesh))
-    parts = _Parts(losses, paired, optimizer, stopping, guarantee, groups)
+    parts = _Parts(losses, paired, optimizer, stopping, trust_region, groups)
     run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure", out_shardings=places)
     return Step(run, jax.jit(functools.partial(_sound, parts)), functools.partial(_propose, parts))
 
@@ -148,35 +170,50 @@ class _Parts(NamedTuple):
     paired: PairedGradient
     optimizer: optax.GradientTransformationExtraArgs
     stopping: Stopping
-    guarantee: Guarantee | None
+    trust_region: TrustRegion | None
     groups: Groups | None
 
 
-def _advance(parts: _Parts, carry: Carry, retain: Any, forget: Any, *, measure: bool) -> tuple[Carry, dict[str, Array]]:
+def _advance(
+    parts: _Parts, carry: Carry, retain: Any, forget: Any, elsewhere: Any = None, *, measure: bool
+) -> tuple[Carry, dict[str, Array]]:
     """Gradients, update, decision, and only then the new parameters."""
     values, grads, present, updates, state = _propose(parts, carry, retain, forget)
     before = values.forget
     values = Paired(values.retain, _mean(before, present))
-    row, promised = _row(values, state), jnp.zeros_like(before)
-    if measure or parts.guarantee is not None:
-        promised = _changes(grads.forget, updates, many=parts.groups is not None)
-    if parts.guarantee is not None:
-        of_forget = functools.partial(_forget_losses, parts, forget=forget)
-        updates, scale, kept = shortened(parts.guarantee, of_forget, carry.params, updates, before=before, promised=promised)
-        promised, row = promised * scale, {**row, "step_scale": scale, "guarantee_kept": kept}
+    row = _row(values, state)
     params = optax.apply_updates(carry.params, updates)
     length = jnp.sqrt(_inner(updates, updates))
-    if measure:
+    trust, settled, hardness = carry.trust, jnp.bool_(False), get_hardness(state)
+    if measure or parts.trust_region is not None:
+        promised = Paired(_inner(grads.retain, updates), _changes(grads.forget, updates, many=parts.groups is not None))
         retain_after = mean_loss(parts.losses[0], params, retain, "retain")
-        row |= {"retain_promised": _inner(grads.retain, updates), "retain_measured": retain_after - values.retain}
-        row |= _forget_row(promised, _forget_losses(parts, params, forget) - before, present)
-    hardness = get_hardness(state)
-    finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget) & jnp.isfinite(length)
+        measured = Paired(retain_after - values.retain, _forget_losses(parts, params, forget) - before)
+        row |= {"retain_promised": promised.retain, "retain_measured": measured.retain}
+        row |= _forget_row(promised.forget, measured.forget, present)
+        if parts.trust_region is not None and isinstance(trust, Trust):
+            there = [mean_loss(parts.losses[0], x, elsewhere, "retain") for x in (carry.params, params)]
+            trial = Trial(Paired(values.retain, before), promised, measured, there[1] - there[0], present)
+            judgement = judge(trust, trial, parts.trust_region.level)
+            row |= {"step_scale": trust.scale, "step_accepted": judgement.accepted, "trust_error": judgement.error}
+            row |= {"retain_elsewhere": there[1] - there[0]}
+            old = (carry.params, carry.state)
+            params, state = _select(judgement.accepted, (params, state), old)
+            trust, settled = judgement.trust, judgement.trust.settled >= SETTLED
+    finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget)
+    # A trust region refuses a step that is not finite; without one it ends the run.
+    finite &= jnp.bool_(parts.trust_region is not None) | jnp.isfinite(length)
     decided, streaks = watch(parts.stopping, values, hardness, finite, carry.streaks)
+    decided = jnp.where((decided == Halt.RUNNING) & settled, jnp.int32(Halt.CONVERGED), decided)
     halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
-    new = Carry(params, carry.params, state, streaks, halt)
-    new = jax.tree.map(lambda x, old: jnp.where(halt == Halt.RUNNING, x, old), new, carry._replace(halt=halt))
+    new = Carry(params, carry.params, state, streaks, halt, trust, carry.best)
+    new = _select(halt == Halt.RUNNING, new, carry._replace(halt=halt))
     return new, {**row, "step_length": length, "halt": halt}
+
+
+def _select(condition: Bool[Array, ""], yes: T, no: T) -> T:
+    """One of two pytrees. Selected, not multiplied: NaN times 0 is not 0."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)
 
 
 def _sound(parts: _Parts, params: Any, retain: Any, forget: Any) -> Bool[Array, ""]:
@@ -194,11 +231,16 @@ def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"
 def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
     """Gradients and update. A request without an example in the batch is not asked for anything."""
     values, grads = parts.paired(carry.params, retain, forget)
-    extra, present = {}, jnp.ones(1, bool)
+    extra, present = {"forget_value": values.forget}, jnp.ones(1, bool)
     if parts.groups is not None:
         weights = example_weights(parts.losses[1], forget, validate.batch("forget", forget), None)
         extra["forget_present"] = present = parts.groups.present(forget, weights)
+    if isinstance(carry.trust, Trust):
+        extra["step_scale"] = carry.trust.scale
     updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget, **extra)
+    if isinstance(carry.trust, Trust):
+        scale = carry.trust.scale
+        updates = jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates)
     return Proposal(Paired(values.retain, jnp.atleast_1d(values.forget)), grads, present, updates, state)
 
 

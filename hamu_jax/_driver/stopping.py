@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Int
 
 from hamu_jax._base import validate
 from hamu_jax._base.history import Row
+from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._gradients.paired import Paired
 from hamu_jax._kernel.hardness import Hardness
 
-Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience"]
+Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience", "converged"]
 
 
 class Halt(enum.IntEnum):
@@ -26,6 +27,7 @@ class Halt(enum.IntEnum):
     UNAVOIDABLE = 3
     CRITERION = 4
     INFEASIBLE = 5
+    CONVERGED = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,13 +129,15 @@ def watch(
     return halt, streaks
 
 
-def after_evaluation(stopping: Stopping, rows: Sequence[Row]) -> tuple[Status, str] | None:
+def after_evaluation(stopping: Stopping, keep: KeepBest | None, rows: Sequence[Row]) -> tuple[Status, str] | None:
     """The decision on the last row's evaluation, outside jit: a status and a reason, or None."""
     row = rows[-1]
     for target in stopping.targets:
         value = None if _batch_loss(target) else row.get(target.column)
         if value is not None and target.reached(value):
             return "target", f"{target.column} reached {value:.4g}"
+    if keep is not None and keep.column in row and keep.exhausted(rows):
+        return "patience", f"no better point than the best acceptable one for {keep.patience} evaluations"
     if stopping.patience is not None and stopping.patience.column in row and stopping.patience.exhausted(rows):
         return "patience", f"{stopping.patience.column} has not improved for {stopping.patience.evaluations} evaluations"
     return None
@@ -147,11 +151,12 @@ def after_halt(halt: Halt) -> tuple[Status, str]:
         Halt.UNAVOIDABLE: ("unavoidable", "the step must make the objective that is not guaranteed worse"),
         Halt.CRITERION: ("criterion", "the paper's stopping criterion holds"),
         Halt.INFEASIBLE: ("infeasible", "no block can meet its share of the required improvement within its radius"),
+        Halt.CONVERGED: ("converged", "steps promise less than the rounding of the losses: there is nothing left to gain"),
     }
     return reasons[halt]
 
 
-def check_columns(stopping: Stopping, evaluated: Sequence[str]) -> None:
+def check_columns(stopping: Stopping, keep: KeepBest | None, evaluated: Sequence[str]) -> None:
     """Checks that what is waited for will be measured.
 
     Raises:
@@ -163,6 +168,10 @@ def check_columns(stopping: Stopping, evaluated: Sequence[str]) -> None:
         if column not in evaluated:
             there = ", ".join(("retain_loss", "forget_loss", *evaluated))
             raise ValueError(f"stopping: got column {column!r}, expected one of {there}")
+    for column in () if keep is None else keep.columns():
+        if column not in evaluated:
+            there = ", ".join(evaluated) or "those of an evaluation, which is None"
+            raise ValueError(f"keep: got column {column!r}, expected one of {there}")
 
 
 def _lasted(streak: Array, limit: int | None) -> Array:

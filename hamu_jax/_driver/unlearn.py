@@ -2,10 +2,12 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -13,17 +15,18 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import History, Row, json_row
 from hamu_jax._base.optional import require
 from hamu_jax._datasets.batches import batches, is_arrays
-from hamu_jax._datasets.evaluate import Evaluation, columns, evaluate
+from hamu_jax._datasets.evaluate import Evaluation
 from hamu_jax._driver.checkpoints import Checkpoints, Store
-from hamu_jax._driver.guarantee import Guarantee
+from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
+from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss, check_data
 from hamu_jax.sharding._batches import groups_of_padded, of_padded
 from hamu_jax.sharding._mesh import check_mesh
 
-TAKEN = ("_length", "_scale", "_kept", "_promised", "_measured")  # columns about a step that was taken
+TAKEN = ("_length", "_promised", "_measured", "_accepted", "_error", "_elsewhere")  # columns about a step that was taken
 AHEAD = 4  # steps that may be dispatched before the first of them is read: enough to keep the device fed
 
 
@@ -32,12 +35,13 @@ class Unlearned:
     """What `unlearn` returns.
 
     Attributes:
-      params: the parameters after `steps` updates; the last good ones if something was not finite.
+      params: the parameters after `steps` updates; the last good ones if something was not finite. With `keep` the best.
       state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
       history: a row a step.
       steps: how many updates were made.
       status: why it ended.
       reason: the same in words.
+      best_step: with `keep`, after how many updates the parameters were the best.
     """
 
     params: Any
@@ -46,6 +50,7 @@ class Unlearned:
     steps: int
     status: Status
     reason: str
+    best_step: int | None = None
 
 
 def unlearn(
@@ -64,7 +69,8 @@ def unlearn(
     stopping: Stopping | None = None,
     checkpoints: Checkpoints | None = None,
     measure_every: int = 0,
-    guarantee: Guarantee | None = None,
+    trust_region: TrustRegion | None = None,
+    keep: KeepBest | None = None,
     forget_groups: Groups | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
@@ -94,8 +100,9 @@ def unlearn(
         with the same bits as if it had not been interrupted.
       measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
         promise (two more forward passes). 0: never.
-      guarantee: shrink every step until the forget loss has really risen as promised; see `Guarantee` for the cost. The
-        optimizer's own state (momentum) is that of the whole step. None: steps are taken as they are.
+      trust_region: take steps only as long as they keep their promises; see `TrustRegion` for the cost. A refused step leaves
+        parameters and optimizer as they were. None: steps are taken as they are.
+      keep: return the best parameters that were evaluated instead of the last. It needs an `evaluation`.
       forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. A
         request without an example in a forget batch is promised nothing in that step, and counts in no mean; a `batch_size`
         of the whole forget set has them all. `Groups(..., implicit=True)` never holds their gradients.
@@ -125,37 +132,35 @@ def unlearn(
         check_data(name, data, own, params) if is_arrays(data) else None
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
-    check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
+    check_columns(stopping, keep, () if evaluation is None else evaluation.columns())
     if mesh is not None:
         check_mesh(mesh)
         losses = of_padded(losses[0]), of_padded(losses[1])
         forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
-    carry = first_carry(params, optimizer, mesh)
+    carry = first_carry(params, optimizer, mesh, trust_region=trust_region, keeps_best=keep is not None)
     store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples})
     try:
         carry, rows, end = store.restore(carry, steps)
         if end:
-            return _result(carry, rows, end)
+            return _result(carry, rows, end, keep)
         start = len(rows)
-        pairs = zip(
-            batches("retain", retain, sizes[0], (seed, 0), start, mesh=mesh),
-            batches("forget", forget, sizes[1], (seed, 1), start, mesh=mesh),
-            strict=True,
-        )
+        of_retain = batches("retain", retain, sizes[0], (seed, 0), start, mesh=mesh)
+        of_forget = batches("forget", forget, sizes[1], (seed, 1), start, mesh=mesh)
+        pairs = _pairs(of_retain, of_forget, elsewhere=trust_region is not None)
         step = driver_step(
             losses,
             optimizer,
             stopping,
             microbatch_size=microbatch_size,
-            guarantee=guarantee,
+            trust_region=trust_region,
             groups=forget_groups,
             like=carry,
             mesh=mesh,
         )
-        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every, mesh)
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, keep, store, measure_every, mesh)
         end = run.until(steps, show=progress and jax.process_index() == 0)
         store.save(end["steps"], run.carry, run.rows, end)
-        return _result(run.carry, run.rows, end)
+        return _result(run.carry, run.rows, end, keep)
     finally:
         store.close()
 
@@ -166,11 +171,12 @@ class _Run:
 
     step: Step
     carry: Carry
-    pairs: Iterator[tuple[Any, Any]]
+    pairs: Iterator[tuple[Any, ...]]
     rows: list[Row]
     loss: Loss
     evaluation: Evaluation | None
     stopping: Stopping
+    keep: KeepBest | None
     store: Store
     measure_every: int
     mesh: Mesh | None
@@ -196,10 +202,11 @@ class _Run:
 
     def _completed(self, steps: int) -> Row:
         """The end of a run that took all its steps, unless the last one broke the model: no other follows to notice."""
-        if not self.step.sound(self.carry.params, *self.last):
+        if not self.step.sound(self.carry.params, *self.last[:2]):
             self.rows.append({"step": steps})
             return self._halted(Halt.NONFINITE, steps, self.last)
-        self.rows.append({"step": steps, **self._evaluate()})
+        self.rows.append({"step": steps})
+        self._evaluate(self.rows[-1])
         return {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
 
     def _before(self, number: int) -> tuple[Row, Row | None]:
@@ -211,9 +218,11 @@ class _Run:
             return {}, end
         if self.store.due(number):
             self.store.save(number, self.carry, self.rows, {})
-        measured = self._evaluate() if evaluate_now else {}
-        if decision := after_evaluation(self.stopping, [*self.rows, measured]):
-            self.rows.append({"step": number, **measured})
+        measured: Row = {"step": number}
+        if evaluate_now:
+            self._evaluate(measured)
+        if decision := after_evaluation(self.stopping, self.keep, [*self.rows, measured]):
+            self.rows.append(measured)
             return {}, {"steps": number, "status": decision[0], "reason": f"before step {number}: {decision[1]}"}
         return measured, None
 
@@ -222,7 +231,7 @@ class _Run:
         self.last = pair = next(self.pairs)
         measure = self.measure_every > 0 and number % self.measure_every == 0
         self.carry, row = self.step.run(self.carry, *pair, measure=measure)
-        self.pending.append(({"step": number, **measured}, row, pair))
+        self.pending.append((measured or {"step": number}, row, pair))
         return self._collect(leave=_ahead(self.mesh))
 
     def _collect(self, *, leave: int) -> Row | None:
@@ -244,19 +253,27 @@ class _Run:
         status, reason = after_halt(halt)
         reason = f"before step {number}: {reason}"
         if halt is Halt.NONFINITE:
-            reason = f"at step {number} {blame(self.step, self.carry, *pair)}"
+            reason = f"at step {number} {blame(self.step, self.carry, *pair[:2])}"
             number = max(number - 1, 0)  # the losses of these parameters were still finite
             self.carry = self.carry._replace(params=self.carry.previous)
-        self.rows[number].update(self._evaluate())
+        self._evaluate(self.rows[number])
         return {"steps": number, "status": status, "reason": reason}
 
-    def _evaluate(self) -> Row:
-        """The evaluation of the present parameters, as a checkpoint will hold it."""
-        wanted = self.evaluation
-        if wanted is None:
-            return {}
-        options: dict[str, Any] = {"batch_size": wanted.batch_size, "mesh": self.mesh}
-        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, **options))
+    def _evaluate(self, row: Row) -> None:
+        """Evaluates the present parameters into their row, as a checkpoint will hold it; keeps the best."""
+        if self.evaluation is None:
+            return
+        row.update(json_row(self.evaluation.measure(self.loss, self.carry.params, self.mesh)))
+        rows = self.rows if self.rows and self.rows[-1] is row else [*self.rows, row]
+        if self.keep is not None and self.keep.best(rows) is row:
+            self.carry = self.carry._replace(best=jax.tree.map(jnp.copy, self.carry.params))
+
+
+def _pairs(retain: Iterator[Any], forget: Iterator[Any], *, elsewhere: bool) -> Iterator[tuple[Any, ...]]:
+    """The batches of each step; with `elsewhere` also the retain batch of the next step, which a trust region looks at."""
+    if not elsewhere:
+        return zip(retain, forget, strict=True)
+    return ((here, batch, after) for (here, after), batch in zip(itertools.pairwise(retain), forget, strict=True))
 
 
 def _ahead(mesh: Mesh | None) -> int:
@@ -271,6 +288,15 @@ def _progress_text(rows: list[Row]) -> str:
     return f"retain loss {rows[-1]['retain_loss']:.3f}, forget loss {rows[-1]['forget_loss']:.3f}"
 
 
-def _result(carry: Carry, rows: list[Row], end: Row) -> Unlearned:
+def _result(carry: Carry, rows: list[Row], end: Row, keep: KeepBest | None) -> Unlearned:
     """What the caller is given."""
-    return Unlearned(carry.params, carry.state, History(rows), end["steps"], end["status"], end["reason"])
+    best = None if keep is None else keep.best(rows)
+    return Unlearned(
+        carry.params if best is None else carry.best,
+        carry.state,
+        History(rows),
+        end["steps"],
+        end["status"],
+        end["reason"],
+        None if best is None else best["step"],
+    )

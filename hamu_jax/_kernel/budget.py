@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 Shares: TypeAlias = Callable[
     [Float[Array, " blocks"], Float[Array, " blocks"], Float[Array, " blocks"]], Float[Array, " blocks"]
 ]
-Named: TypeAlias = Literal["grad_norm", "uniform", "softmax", "relative"]
+Named: TypeAlias = Literal["grad_norm", "uniform", "softmax", "relative", "cosine"]
 Distribution: TypeAlias = Named | Shares
 
 NAMES: tuple[str, ...] = get_args(Named)
@@ -22,10 +22,12 @@ class Budget(NamedTuple):
     Attributes:
       improvement: `[blocks]`, the required improvement `q_b`.
       radius: `[blocks]`, the longest step `r_b`.
+      most: `[blocks]`, the largest improvement that is allowed. None: any.
     """
 
     improvement: Float[Array, " blocks"]
     radius: Float[Array, " blocks"]
+    most: Float[Array, " blocks"] | None = None
 
 
 def shares(
@@ -35,6 +37,8 @@ def shares(
     kappa: Float[Array, " blocks"],
 ) -> Float[Array, " blocks"]:
     """The factor of every block by which the total required improvement is multiplied (docs/mathematics.md, section 3).
+
+    For `"cosine"` the square of the free gradient is to be that of the radius.
 
     Raises:
       ValueError: for an unknown name, or a function whose result does not have one number a block.
@@ -49,7 +53,7 @@ def shares(
     if distribution == "softmax":
         return jax.nn.softmax(-kappa)
     norms = jnp.sqrt(retain_square) * jnp.sqrt(forget_square)
-    if distribution == "relative":
+    if distribution in ("relative", "cosine"):
         return norms
     if distribution == "grad_norm":
         total = jnp.sum(norms)

@@ -120,7 +120,7 @@ class Geometry(NamedTuple):
         """`(kappa_1, kappa_2)`, the paper's bounds of the easy and of the unavoidable case (paper section 4)."""
         needed = budget.improvement / jnp.where(budget.radius > 0, budget.radius, 1.0)
         needed = jnp.where((budget.radius > 0) | (budget.improvement <= 0), needed, jnp.inf)
-        room = jnp.sqrt(jnp.maximum(self.guaranteed - needed, 0.0)) * jnp.sqrt(self.guaranteed + needed)
+        room = jnp.sqrt(jnp.maximum(self.guaranteed - needed, 0.0)) * jnp.sqrt(jnp.maximum(self.guaranteed + needed, 0.0))
         impossible = needed > self.guaranteed
         moving = self.free > 0
         kappa_1 = jnp.where(moving, -needed * jnp.where(moving, self.free, 1.0), 0.0)

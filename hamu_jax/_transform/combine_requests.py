@@ -5,13 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from hamu_jax._base import device_axes, validate
 from hamu_jax._base.device_axes import AxisName
 from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._kernel.blocks import partition
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.level import Level, what_remains
 from hamu_jax._transform.requests import Requests, step_requests
 from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness
 from hamu_jax._transform.step import Settings
@@ -27,6 +28,7 @@ def combine_requests(
     num_requests: int | None,
     protected: bool,
     axis_name: AxisName | None,
+    until: Level | None,
 ) -> optax.GradientTransformationExtraArgs:
     """`combine` for a rule that takes many forget objectives; see `transform`, whose `forget_axis` leads here."""
     if not callable(improvement) and jnp.ndim(improvement) == 1:
@@ -38,6 +40,8 @@ def combine_requests(
     if num_requests not in (None, count):
         raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
     validate.integer("num_requests", count)
+    if until is not None and until.count not in (None, count):
+        raise ValueError(f"until: got {until.count} levels, expected 1 or {count}, one for each request")
 
     def init(params: optax.Params) -> TransformState:
         validate.gradients("params", params)
@@ -53,6 +57,8 @@ def combine_requests(
         *,
         forget_grads: optax.Updates | ImplicitStack | None = None,
         forget_present: Bool[Array, " m"] | None = None,
+        forget_value: Float[Array, " m"] | None = None,
+        step_scale: Float[Array, ""] | float = 1.0,
         **extra_args: Any,
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
@@ -64,7 +70,9 @@ def combine_requests(
         required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
         longest = None if radius is None else at_step(radius, state.step, dtype)
         present = _present(forget_grads, forget_present, count, axis_name)
-        combined, *measured = _launch(retain, forget, required, longest, settings, present=present, protected=protected)
+        remaining = what_remains(until, forget_value, state.step, step_scale, like=required)
+        options = {"present": present, "protected": protected, "remaining": remaining}
+        combined, *measured = _launch(retain, forget, required, longest, settings, **options)
         hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
 

@@ -14,7 +14,8 @@ from hamu_jax._kernel.blocks import Partition, partition
 from hamu_jax._kernel.budget import Budget, shares
 from hamu_jax._kernel.hardness import Geometry, Hardness
 from hamu_jax._kernel.inner_products import Tree, cross_gram, ratio, weighted_rows
-from hamu_jax._transform.step import Settings, clipping, describe, radii
+from hamu_jax._transform.level import Remaining
+from hamu_jax._transform.step import Settings, clipping, describe, limited, radii
 from hamu_jax.rules import Problem, Rule
 
 
@@ -46,6 +47,7 @@ def step_requests(
     *,
     present: Bool[Array, " m"],
     protected: bool,
+    remaining: Remaining | None = None,
 ) -> tuple[Tree, Hardness, Requests]:
     """The update (to be subtracted), the hardness of the mean request, and what each request was promised.
 
@@ -58,6 +60,7 @@ def step_requests(
       settings: as in `step.step`.
       present: which requests are there; the others' gradients are as if they were 0, and they ask nothing.
       protected: whether the retain gradient has a leading axis of groups.
+      remaining: what each forget loss has left to its level, as in `step.limited`.
     """
     objective = jax.tree.map(lambda x: jnp.mean(x, axis=0), retain) if protected else retain
     blocks = partition(objective, settings.blocks, settings.shard_axis)
@@ -67,6 +70,8 @@ def step_requests(
     scale = clipping(raw, settings.clip_norm)
     gram = raw * scale[None, :, None] * scale[None, None, :]
     budget = _allocate(gram, jnp.where(present, improvement, 0.0), radius, settings)
+    clip = scale[1 : 1 + improvement.shape[0]]
+    budget = budget._replace(improvement=limited(budget.improvement, remaining, clip))
     others = gram.shape[-1] - 1 - improvement.shape[0]
     required = jnp.pad(budget.improvement, ((0, 0), (0, others)))  # a protected group: its loss must not rise
     combination = jax.vmap(settings.rule.solve)(Problem(gram, jnp.zeros_like(budget.radius), required, budget.radius))
@@ -144,11 +149,14 @@ def _allocate(
     squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
     rows = slice(1, 1 + improvement.shape[0])
 
+    longest = radii(squares[:, 0], radius)
+    free = longest**2 if settings.distribution == "cosine" else squares[:, 0]
+
     def of_one(square: Array, inner: Array) -> Array:
-        return shares(settings.distribution, squares[:, 0], square, -inner)
+        return shares(settings.distribution, free, square, -inner)
 
     weights = jax.vmap(of_one, in_axes=1, out_axes=1)(squares[:, rows], gram[:, 0, rows])
-    return Budget(improvement[None, :] * weights, radii(squares[:, 0], radius))
+    return Budget(improvement[None, :] * weights, longest)
 
 
 def _describe_mean(

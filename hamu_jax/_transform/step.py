@@ -13,6 +13,7 @@ from hamu_jax._kernel.budget import Budget, Distribution, shares
 from hamu_jax._kernel.hardness import Geometry, Hardness, Regime, whole
 from hamu_jax._kernel.inner_products import Residual, Tree, combine, gram, ratio, residual
 from hamu_jax._kernel.packing import Packing, packing
+from hamu_jax._transform.level import Remaining
 from hamu_jax.rules import Combination, Problem, Rule
 
 
@@ -86,13 +87,37 @@ def measure(rows: Rows, blocks: Partition, clip_norm: float | None) -> Measureme
 
 
 def allocate(
-    measured: Measurement, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
+    measured: Measurement,
+    improvement: Float[Array, ""],
+    radius: Float[Array, ""] | None,
+    settings: Settings,
+    remaining: Remaining | None = None,
 ) -> Budget:
     """Shares the required improvement out; `radius=None` is the norm of the free gradient (the learning-rate radius)."""
     squares = jnp.diagonal(measured.gram, axis1=-2, axis2=-1)
-    retain, forget = (0, 1) if settings.rule.guaranteed == "forget" else (1, 0)
-    weights = shares(settings.distribution, squares[:, retain], squares[:, forget], -measured.gram[:, 0, 1])
-    return Budget(improvement * weights, radii(squares[:, 0], radius))
+    longest = radii(squares[:, 0], radius)
+    free, guaranteed = longest**2 if settings.distribution == "cosine" else squares[:, 0], squares[:, 1]
+    retain, forget = (free, guaranteed) if settings.rule.guaranteed == "forget" else (guaranteed, free)
+    weights = shares(settings.distribution, retain, forget, -measured.gram[:, 0, 1])
+    required = improvement * weights
+    if remaining is None:
+        return Budget(required, longest)
+    most = required * ratio(remaining.most * measured.clip[1], jnp.sum(required))
+    return Budget(limited(required, remaining, measured.clip[1]), longest, most)
+
+
+def limited(required: Float[Array, "..."], remaining: Remaining | None, clip: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The shares, scaled down so that all blocks together require no more than what remains to the level.
+
+    Args:
+      required: `[blocks]`, each block's share; `[blocks, m]` of `m` requests.
+      remaining: what is left to the level; a fall that is allowed is limited as a required rise is. None: no level.
+      clip: the factor by which the gradient of the forget loss was clipped.
+    """
+    if remaining is None:
+        return required
+    share = jnp.clip(ratio(remaining.required * clip, jnp.sum(required, axis=0)), -1.0, 1.0)
+    return required * jnp.broadcast_to(share, required.shape)
 
 
 def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None) -> Float[Array, " blocks"]:
@@ -104,7 +129,8 @@ def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None)
 
 def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
     """The rule's answer for every block."""
-    return jax.vmap(rule.solve)(Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius))
+    problem = Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius, budget.most)
+    return jax.vmap(rule.solve)(problem)
 
 
 def decrease(measured: Measurement, combination: Combination) -> Float[Array, "blocks 2"]:
@@ -115,12 +141,18 @@ def decrease(measured: Measurement, combination: Combination) -> Float[Array, "b
 
 
 def step(
-    retain: Tree, forget: Tree, improvement: Float[Array, ""], radius: Float[Array, ""] | None, settings: Settings
+    retain: Tree,
+    forget: Tree,
+    improvement: Float[Array, ""],
+    radius: Float[Array, ""] | None,
+    settings: Settings,
+    *,
+    remaining: Remaining | None = None,
 ) -> tuple[Tree, Hardness]:
     """The update (to be subtracted) and what was measured on the way."""
     rows, blocks, packed = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
-    budget = allocate(measured, improvement, radius, settings)
+    budget = allocate(measured, improvement, radius, settings, remaining)
     combination = solve(measured, budget, settings.rule)
     geometry = measured.geometry()
     finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)

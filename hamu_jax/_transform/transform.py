@@ -16,6 +16,7 @@ from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.combine_requests import combine_requests
+from hamu_jax._transform.level import Level, as_level, what_remains
 from hamu_jax._transform.options import check_options
 from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness, get_hardness
 from hamu_jax._transform.step import Settings, step
@@ -37,6 +38,7 @@ def combine(
     retain_axis: int | None = None,
     axis_name: AxisName | None = None,
     shard_axis_name: AxisName | None = None,
+    until: Level | float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes any combination rule an optax transformation of the retain and the forget gradient.
 
@@ -59,6 +61,7 @@ def combine(
       retain_axis: as in `transform`, for such a rule.
       axis_name: as in `transform`.
       shard_axis_name: as in `transform`.
+      until: as in `transform`, for a rule that promises a rise of the forget loss (`rules.hamu_q`, `rules.projected`).
 
     Returns:
       The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
@@ -76,6 +79,7 @@ def combine(
     validate.axis("retain_axis", retain_axis)
     validate.axis_name("axis_name", axis_name)
     validate.axis_name("shard_axis_name", shard_axis_name)
+    level = as_level(until, rule)
     settings = Settings(rule, blocks, distribution, clip_norm, shard_axis_name)
     if rule.many:
         return combine_requests(
@@ -85,6 +89,7 @@ def combine(
             num_requests=num_requests,
             protected=retain_axis is not None,
             axis_name=axis_name,
+            until=level,
         )
     if num_requests is not None or retain_axis is not None:
         raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
@@ -99,6 +104,8 @@ def combine(
         params: optax.Params | None = None,
         *,
         forget_grads: optax.Updates | None = None,
+        forget_value: Float[Array, ""] | None = None,
+        step_scale: Float[Array, ""] | float = 1.0,
         **extra_args: Any,
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
@@ -107,7 +114,8 @@ def combine(
         dtype = accumulation_dtype(retain, forget)
         required = at_step(improvement, state.step, dtype)
         longest = None if radius is None else at_step(radius, state.step, dtype)
-        combined, hardness = _launch(retain, forget, required, longest, settings)
+        remaining = what_remains(level, forget_value, state.step, step_scale, like=jnp.zeros((), dtype))
+        combined, hardness = _launch(retain, forget, required, longest, settings, remaining=remaining)
         hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
 
@@ -142,6 +150,7 @@ def transform(
     num_requests: int | None = None,
     axis_name: AxisName | None = None,
     shard_axis_name: AxisName | None = None,
+    until: Level | float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Hardness-aware unlearning: the step that raises the forget loss as required at the least cost to the retain loss.
 
@@ -166,9 +175,11 @@ def transform(
         paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
       blocks: `"leaf"` solves one problem a tensor, `"global"` one for the model; or a function from a key path
         (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
-      distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"` or a function of
-        the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md, section 3). With
-        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None.
+      distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"`, `"cosine"` or a
+        function of the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md,
+        section 3). With
+        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None. With `"cosine"` it is
+        the share of what the ball allows, `q r |g_f|`, whatever the radius: feasible whenever it is below 1.
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
       clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
       forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
@@ -186,6 +197,9 @@ def transform(
       shard_axis_name: inside them, the axis over which every leaf of both gradients is split (FSDP): each device holds a
         part, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
         told apart; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
+      until: the forget loss at which unlearning is done, a number or a `Level`. `improvement` is then the most that a step may
+        be asked for, and `update` takes the forget loss as `forget_value=` (and, where something else scales the update after
+        the learning rate, that factor as `step_scale=`). Variant "q" only.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
@@ -222,6 +236,7 @@ def transform(
         retain_axis=retain_axis,
         axis_name=axis_name,
         shard_axis_name=shard_axis_name,
+        until=until,
     )
 
 

@@ -34,7 +34,7 @@ def hamu_q(infeasible: Infeasible = "scale") -> Rule:
     Source: paper section 4 (closed-form update); docs/mathematics.md, sections 2 and 4.
     """
     _check_infeasible(infeasible)
-    return make(_closed_form, infeasible=infeasible)
+    return make(_closed_form, promises=True, infeasible=infeasible)
 
 
 def hamu_u(infeasible: Infeasible = "scale") -> Rule:
@@ -52,7 +52,7 @@ def hamu_u(infeasible: Infeasible = "scale") -> Rule:
     Source: paper section 4 (the reciprocal problem); docs/mathematics.md, section 2.
     """
     _check_infeasible(infeasible)
-    return make(_closed_form, guaranteed="retain", infeasible=infeasible)
+    return make(_closed_form, guaranteed="retain", promises=True, infeasible=infeasible)
 
 
 def projected() -> Rule:
@@ -67,7 +67,7 @@ def projected() -> Rule:
 
     Source: docs/mathematics.md, section 5.
     """
-    return make(_projected, many=True)
+    return make(_projected, many=True, promises=True)
 
 
 def _projected(problem: Problem) -> Combination:
@@ -82,22 +82,33 @@ def _projected(problem: Problem) -> Combination:
 def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:
     """Maximise the decrease of row 0's loss, given that row 1's decreases by `q`, in a ball (docs/mathematics.md, section 2).
 
+    A negative `q` lets row 1's loss rise by up to `-q`. Where its decrease must not exceed `problem.most`, the same step meets
+    that bound instead.
+
     Everything is in norms, never in their squares' products, so that gradients from 1e-15 to 1e15 fit float32.
     """
     radius = problem.radius
     free, guaranteed = jnp.sqrt(problem.gram[0, 0]), jnp.sqrt(problem.gram[1, 1])
     cosine = ratio(ratio(problem.gram[0, 1], free), guaranteed)
     # The length along row 1 that meets the requirement. Compared with lengths only: kappa <= kappa_1 is `direct`.
-    needed = jnp.where(problem.improvement > 0, jnp.where(guaranteed > 0, ratio(problem.improvement, guaranteed), jnp.inf), 0.0)
+    unreachable = jnp.where(problem.improvement == 0, 0.0, jnp.copysign(jnp.inf, problem.improvement))
+    needed = jnp.where(guaranteed > 0, ratio(problem.improvement, guaranteed), unreachable)
     is_infeasible = needed > radius
-    is_direct = ~is_infeasible & (needed <= radius * cosine)
+    descent = radius * cosine  # the length along row 1 of plain descent on row 0
+    exceeds = jnp.zeros_like(is_infeasible)
+    if problem.most is not None:
+        most = jnp.where(guaranteed > 0, ratio(problem.most, guaranteed), jnp.inf)
+        exceeds = descent > most
+        needed = jnp.where(exceeds, jnp.maximum(most, needed), needed)
+    is_direct = ~is_infeasible & ~exceeds & (needed <= descent)
     is_collinear = ~is_infeasible & ~is_direct & (problem.residual <= 0)
     is_rectified = ~(is_infeasible | is_direct | is_collinear)
 
     fallback = {"scale": radius, "ascend": jnp.where(jnp.isfinite(needed), needed, 0.0), "skip": jnp.zeros_like(radius)}
     along = jnp.where(is_infeasible, fallback[infeasible], jnp.where(is_direct, 0.0, needed))
     inside = jnp.where(is_rectified, needed, 0.0)  # finite in both branches of the root
-    across = jnp.where(is_rectified, jnp.sqrt(jnp.maximum(radius - inside, 0.0)) * jnp.sqrt(radius + inside), 0.0)
+    room = jnp.sqrt(jnp.maximum(radius - inside, 0.0)) * jnp.sqrt(jnp.maximum(radius + inside, 0.0))
+    across = jnp.where(is_rectified, room, 0.0)
     regime = jnp.where(
         is_infeasible,
         Regime.INFEASIBLE,

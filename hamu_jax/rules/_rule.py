@@ -24,12 +24,15 @@ class Problem(NamedTuple):
       improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate; with many requests
         `[m - 1]`, one for each row but the first. A rule that requires nothing ignores it.
       radius: the longest step `r`, per unit of learning rate. A rule that requires nothing ignores it.
+      most: the largest improvement of the guaranteed objective that is allowed; only `hamu_q` and `hamu_u` look at it. None:
+        any.
     """
 
     gram: Float[Array, "m m"]
     residual: Float[Array, ""]
     improvement: Float[Array, "*requests"]
     radius: Float[Array, ""]
+    most: Float[Array, ""] | None = None
 
 
 class Combination(NamedTuple):
@@ -60,11 +63,13 @@ class Rule:
         0 is then `-g_f`. A rule that promises nothing leaves `"forget"`: `unavoidable` then means that this step raises the
         retain loss; another might not.
       many: whether the rule takes many forget objectives, each with its own requirement.
+      promises: whether the rule meets a required improvement of the guaranteed objective where that is feasible.
     """
 
     solve: Callable[[Problem], Combination]
     guaranteed: Literal["forget", "retain"] = "forget"
     many: bool = False
+    promises: bool = False
 
 
 @functools.cache
@@ -73,10 +78,11 @@ def make(
     *,
     guaranteed: Literal["forget", "retain"] = "forget",
     many: bool = False,
+    promises: bool = False,
     **options: Hashable,
 ) -> Rule:
     """The rule of a function and its options. Equal options give the same Rule: jit then sees the same static argument."""
-    return Rule(functools.partial(solve, **options), guaranteed, many)
+    return Rule(functools.partial(solve, **options), guaranteed, many, promises)
 
 
 def constant(name: str, value: Any, *, positive: bool = False) -> float:

@@ -15,7 +15,7 @@ from tiny_runs import numbers_of
 from two_gradient_problems import PLAIN_COMPILE, flat
 
 import hamu_jax
-from hamu_jax import Groups, Guarantee, ImplicitStack, Regime, objectives, rules
+from hamu_jax import Groups, ImplicitStack, Regime, objectives, rules
 from hamu_jax._driver.step import blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Stopping
 from hamu_jax._gradients.implicit_passes import stack_changes, stack_products, stack_sum
@@ -221,8 +221,8 @@ def unlearned(implicit: bool, **options: Any) -> hamu_jax.Unlearned:
 
 @pytest.mark.slow
 def test_unlearn_is_as_if_the_gradients_were_stacked() -> None:
-    """Small batches, in which some request is often without an example; with the measured guarantee."""
-    options = {"guarantee": Guarantee(fraction=0.9, halvings=4)}
+    """Small batches, in which some request is often without an example; with a trust region."""
+    options = {"trust_region": hamu_jax.TrustRegion(start=0.5)}
     implicit, stacked = unlearned(True, **options), unlearned(False, **options)
     chex.assert_trees_all_close(implicit.params, stacked.params, rtol=1e-4, atol=1e-5)
     for got, expected in zip(implicit.history.rows, stacked.history.rows, strict=True):

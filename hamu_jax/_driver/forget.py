@@ -1,0 +1,188 @@
+"""Forgetting in one call: to the level of data that was never seen, at the least cost to the rest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from hamu_jax import rules
+from hamu_jax._base import validate
+from hamu_jax._base.history import History
+from hamu_jax._datasets.batches import is_arrays
+from hamu_jax._driver.checkpoints import Checkpoints
+from hamu_jax._driver.forget_outcome import Forgotten, conclude
+from hamu_jax._driver.forget_problem import OUTSIDE, Band, ForgetProblem, band_of, chance_level, set_aside
+from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.trust_region import TrustRegion
+from hamu_jax._driver.unlearn import Unlearned, unlearn
+from hamu_jax._gradients.groups import Groups
+from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax._kernel.blocks import Blocks
+from hamu_jax._transform.level import Level
+from hamu_jax._transform.transform import combine
+
+COSINE = 0.3  # the most that a step is asked for, as a share of what its ball allows
+PATIENCE = 6  # evaluations without a better point
+
+
+def forget(
+    loss: Loss,
+    params: Any,
+    retain: Any,
+    forget: Any,
+    *,
+    unseen: Any = None,
+    level: float | Sequence[float] | None = None,
+    held_out: Any = None,
+    requests: Groups | None = None,
+    rule: rules.Rule | None = None,
+    blocks: Blocks = "global",
+    tolerance: float = 0.1,
+    max_cost: float | None = None,
+    batch_size: int | tuple[int, int] = 256,
+    microbatch_size: int | None = None,
+    steps: int = 300,
+    checkpoints: Checkpoints | None = None,
+    mesh: Mesh | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Forgotten:
+    """Makes a model forget: the forget set gets the loss of data that was never seen, at the least cost to the rest.
+
+    No learning rate, required improvement or number of steps has to be chosen. Every step is asked for what is left to the
+    level, and no more than its trust region can promise (`TrustRegion`); where the level is reached, steps repair the retain
+    loss without letting the forget loss fall. Whole sets are evaluated every few steps, and the best parameters are returned.
+
+    Args:
+      loss: `loss(params, batch) -> [batch]`, one loss per example; `hamu_jax.objectives` has some.
+      params: the trained parameters, a pytree of floating-point arrays.
+      retain: the retain set, a pytree of arrays with a leading example axis.
+      forget: the forget set, likewise.
+      unseen: data of the same kind as the forget set that the model was never trained on: its mean loss under the original
+        parameters is the level.
+      level: the level itself, in units of the loss, in the place of `unseen`'s; with `requests` one number, or one for each.
+        For a whole class, chance: `log(number of classes)` for a cross-entropy.
+      held_out: data whose loss must not suffer, by which the best parameters are chosen. None: a tenth of the retain set is set
+        aside, at most 2,048 examples, which no step sees.
+      requests: the deletion requests that the forget examples belong to: each is brought to its own level.
+      rule: one of `hamu_jax.rules`. None: `rules.hamu_q()`, or with requests `rules.projected()`. With a rule that promises
+        nothing the level only ends the run.
+      blocks: which tensors solve their problem together, as in `transform`.
+      tolerance: the relative half-width of the band around the level that counts as reached.
+      max_cost: the largest acceptable rise of the held-out loss. The run then returns the point nearest to the level among
+        those within it. None: any.
+      batch_size: examples of either set in a batch, or a pair `(retain, forget)`. A forget set that fits is taken whole.
+      microbatch_size: as in `paired_value_and_grad`.
+      steps: the most steps.
+      checkpoints: as in `unlearn`: a run that was interrupted goes on and ends with the same bits.
+      mesh: as in `unlearn`.
+      seed: of the order of examples and of the held-out split.
+      progress: show a progress bar on standard error.
+
+    Returns:
+      The parameters, a status, a verdict in words, and what was measured.
+
+    Raises:
+      TypeError: if parameters are not floating-point.
+      ValueError: for neither `level` nor `unseen`, a level that is not finite, empty or uneven data, or another run's
+        checkpoints.
+      ImportError: naming the extra, if a library of the driver is missing.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, hamu_jax
+      >>> loss = lambda w, batch: (batch["x"] @ w - batch["y"]) ** 2
+      >>> x = np.eye(4, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 3, 3]]
+      >>> data = lambda rows: {"x": x[rows], "y": np.ones(len(rows), np.float32)}
+      >>> result = hamu_jax.forget(
+      ...     loss,
+      ...     1.1 * jnp.ones(4),
+      ...     retain=data([0, 1, 2, 3, 4, 5]),
+      ...     forget=data([6, 7]),
+      ...     held_out=data([0, 2, 4]),
+      ...     level=1.0,
+      ...     progress=False,
+      ... )
+      >>> print(result.status, bool(abs(result.losses["forget"].after - 1.0) < 0.1))
+      reached True
+
+    Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
+    """
+    sizes = batch_size if isinstance(batch_size, tuple) else (batch_size, batch_size)
+    for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
+        validate.integer(name, value)
+    validate.number("tolerance", tolerance, positive=True)
+    if max_cost is not None:
+        validate.number("max_cost", max_cost)
+    _check_data(loss, params, retain=retain, forget=forget, unseen=unseen, held_out=held_out)
+    if level is None and unseen is None:
+        raise ValueError(
+            "level: got None with unseen=None, expected unseen=data of the same kind that the model was never trained on, or "
+            f"level=the loss at which the forget set counts as forgotten{chance_level(loss, params, forget)}"
+        )
+    held_out_given = held_out is not None
+    if not held_out_given:
+        retain, held_out = set_aside(retain, seed)
+    band = band_of(level, tolerance, requests, loss=loss, params=params, unseen=unseen, batch_size=sizes[0])
+    problem = ForgetProblem(loss, params, retain, forget, held_out, held_out_given, unseen, requests, band, batch_size=sizes[0])
+    evaluation = problem.evaluation(sizes)
+    most = None if max_cost is None else evaluation.measure(loss, params)["held_out/loss"] + max_cost
+    target = _target(band, requests)
+    optimizer = _optimizer(rule, blocks, target, requests)
+    keep = KeepBest("held_out/loss", OUTSIDE, most, PATIENCE)
+    if problem.is_done:
+        row = {"step": 0, **evaluation.measure(loss, params)}
+        nothing = Unlearned(params, optimizer.init(params), History([row]), 0, "completed", "no step was needed", 0)
+        return conclude(problem, keep, nothing)
+    run = unlearn(
+        loss,
+        params,
+        retain,
+        forget,
+        optimizer,
+        steps=steps,
+        batch_size=sizes,
+        seed=seed,
+        microbatch_size=microbatch_size,
+        evaluation=evaluation,
+        keep=keep,
+        trust_region=TrustRegion(level=target),
+        forget_groups=requests,
+        checkpoints=checkpoints,
+        mesh=mesh,
+        progress=progress,
+    )
+    return conclude(problem, keep, run)
+
+
+def _check_data(loss: Loss, params: Any, **sets: Any) -> None:
+    """Checks the data sets, of which `unseen` and `held_out` may be missing."""
+    for name, data in sets.items():
+        if data is None and name in ("unseen", "held_out"):
+            continue
+        if data is None or not is_arrays(data):
+            raise ValueError(f"{name}: got {type(data).__name__}, expected a pytree of arrays with a leading example axis")
+        check_data(name, data, loss, params)
+
+
+def _target(band: Band, requests: Groups | None) -> Level:
+    """The level, or the levels of all requests, and how far above them the forget loss may be."""
+    levels = float(band.level[0]) if requests is None else tuple(band.level.tolist())
+    return Level(levels, band=float(band.width.max()))
+
+
+def _optimizer(
+    rule: rules.Rule | None, blocks: Blocks, target: Level, requests: Groups | None
+) -> optax.GradientTransformationExtraArgs:
+    """Steps that the trust region scales: of length 1 if the whole model is one block, else as long as the retain gradient."""
+    rule = rule or (rules.hamu_q() if requests is None else rules.projected())
+    options: dict[str, Any] = {"blocks": blocks, "clip_norm": 1.0}
+    if blocks == "global":
+        options["radius"] = 1.0
+    if rule.promises:
+        options |= {"improvement": COSINE, "distribution": "cosine"}
+    if rule.promises and rule.guaranteed == "forget":
+        options["until"] = target
+    if requests is not None:
+        options["num_requests"] = requests.count
+    return optax.chain(combine(rule, **options), optax.scale(-1.0))

@@ -1,0 +1,173 @@
+"""What `forget` came to: a status, numbers before and after, and a verdict in words."""
+
+import dataclasses
+import math
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from hamu_jax._base.history import History
+from hamu_jax._datasets.evaluate import evaluate
+from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, take_rows
+from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.unlearn import Unlearned
+from hamu_jax.metrics import auc, values
+
+ForgetStatus: TypeAlias = Literal["reached", "reached_at_higher_cost", "not_reached", "nothing_to_do", "nonfinite"]
+
+NOTICEABLE = 0.1  # a rise of the held-out loss, as a share of what it was, that is called a higher cost
+CERTAIN = 2.0  # standard errors beyond which the change of a mean is no accident
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A number before and after unlearning.
+
+    Attributes:
+      before: of the original parameters.
+      after: of the returned ones.
+    """
+
+    before: float
+    after: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgotten:
+    """What `forget` returns.
+
+    Attributes:
+      params: the parameters with the smallest held-out loss among those whose forget loss is at the level; if none is, those
+        that came nearest.
+      status: `"reached"`; `"reached_at_higher_cost"`: the held-out loss rose noticeably; `"not_reached"`;
+        `"nothing_to_do"`: the forget loss was at the level already; `"nonfinite"`: losses or gradients were not finite.
+      verdict: the outcome in words.
+      level: the forget loss that was aimed at; with requests one for each.
+      width: how far from the level a forget loss may be to count as forgotten.
+      losses: mean losses before and after, by set: `forget`, `retain` (its first 2,048 examples), `held_out`, and `unseen` if
+        it was given.
+      auc: the probability that an unseen example has a larger loss than a forget example, before and after: 0.5 if they can't
+        be told apart. None without unseen data, or without scikit-learn.
+      held_out_given: whether the held-out data was given; otherwise it was set aside from the retain set.
+      best_step: after how many steps the returned parameters were reached.
+      run: the run, with its history: promised and measured changes, the trust region and hardness at every step.
+    """
+
+    params: Any
+    status: ForgetStatus
+    verdict: str
+    level: tuple[float, ...]
+    width: tuple[float, ...]
+    losses: dict[str, Change]
+    auc: Change | None
+    held_out_given: bool
+    best_step: int
+    run: Unlearned
+
+    @property
+    def history(self) -> History:
+        """A row for each step."""
+        return self.run.history
+
+
+def conclude(problem: ForgetProblem, keep: KeepBest, run: Unlearned) -> Forgotten:
+    """Compares the best parameters of a run with the original ones."""
+    rows = run.history.rows
+    first, best = next(row for row in rows if keep.column in row), keep.best(rows)
+    assert best is not None, "the original parameters were evaluated"
+    losses = {name: Change(*(_number(row[f"{name}/loss"]) for row in (first, best))) for name in problem.evaluated()}
+    losses["retain"] = _retain_change(problem, run.params)
+    status = _status(problem, run, keep.rank(best)[0])
+    areas = _areas(problem, run.params)
+    return Forgotten(
+        params=run.params,
+        status=status,
+        verdict=_verdict(problem, status, losses, areas, run.reason),
+        level=tuple(problem.band.level.tolist()),
+        width=tuple(problem.band.width.tolist()),
+        losses=losses,
+        auc=areas,
+        held_out_given=problem.held_out_given,
+        best_step=best["step"],
+        run=run,
+    )
+
+
+def _number(value: float | None) -> float:
+    """A number of a history row, where what was not finite is None."""
+    return math.nan if value is None else value
+
+
+def _retain_change(problem: ForgetProblem, params: Any) -> Change:
+    """The mean loss of the first retain examples."""
+    sample = {"retain": take_rows(problem.retain, slice(MOST_HELD_OUT))}
+    means = [evaluate(problem.loss, p, sample, batch_size=problem.batch_size)["retain/loss"] for p in (problem.params, params)]
+    return Change(*means)
+
+
+def _status(problem: ForgetProblem, run: Unlearned, rank: int) -> ForgetStatus:
+    """The outcome in a word. A higher cost is a rise of the held-out loss that is noticeable and no accident."""
+    if problem.is_done:
+        return "nothing_to_do"
+    if rank > 0:
+        return "nonfinite" if run.status == "nonfinite" else "not_reached"
+    before, after = (_example_values(problem, params, problem.held_out) for params in (problem.params, run.params))
+    rise = after - before
+    error = float(np.std(rise) / math.sqrt(rise.size))
+    higher = float(np.mean(rise)) > max(CERTAIN * error, NOTICEABLE * abs(float(np.mean(before))))
+    return "reached_at_higher_cost" if higher else "reached"
+
+
+def _areas(problem: ForgetProblem, params: Any) -> Change | None:
+    """The membership AUC of unseen against forget examples."""
+    if problem.unseen is None:
+        return None
+    areas: list[float] = []
+    for parameters in (problem.params, params):
+        numbers = [_example_values(problem, parameters, data) for data in (problem.forget, problem.unseen)]
+        if not all(np.all(np.isfinite(x)) for x in numbers):
+            return None
+        try:
+            areas.append(auc(*numbers))
+        except ImportError:  # scikit-learn is an extra
+            return None
+    return Change(*areas)
+
+
+def _example_values(problem: ForgetProblem, params: Any, data: Any) -> Float[np.ndarray, " examples"]:
+    """The loss of each example."""
+    return values(problem.loss, params, data, batch_size=problem.batch_size)
+
+
+_OPENINGS: dict[ForgetStatus, str] = {
+    "reached": "Forgotten: the forget set now has the loss that was aimed at, and held-out data did not suffer noticeably.",
+    "reached_at_higher_cost": "Forgotten, at a price: the forget set has the loss that was aimed at, but the model is worse on "
+    "held-out data than before.",
+    "not_reached": "NOT forgotten: the forget set did not reach the level.",
+    "nothing_to_do": "Nothing was done: the forget set already has the loss of what was never learned.",
+    "nonfinite": "NOT forgotten: the run ended because something was not finite.",
+}
+
+
+def _verdict(
+    problem: ForgetProblem, status: ForgetStatus, losses: dict[str, Change], areas: Change | None, *reasons: str
+) -> str:
+    """The outcome in words that need no knowledge of the method."""
+
+    def change(name: str) -> str:
+        return f"{losses[name].before:.3g} before, {losses[name].after:.3g} after"
+
+    words = [_OPENINGS[status], f"Forget loss: {change('forget')} ({problem.band.describe()})."]
+    words.append(f"Held-out loss: {change('held_out')}. Retain loss: {change('retain')}.")
+    if "unseen" in losses:
+        words.append(f"Unseen loss: {change('unseen')}.")
+    if areas is not None:
+        words.append(
+            f"Membership AUC of unseen against forget examples: {areas.before:.2f} before, {areas.after:.2f} after (at 0.5 "
+            "they can't be told apart by their loss)."
+        )
+    if status != "nothing_to_do":
+        words += [f"The run ended: {reason}." for reason in reasons]
+    words.append("This is evidence about these measurements, not a certificate that no trace is left.")
+    return " ".join(words)

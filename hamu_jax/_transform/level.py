@@ -1,0 +1,118 @@
+"""A level that the forget loss is to reach: what a step must improve is what is left of it."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from hamu_jax._base import validate
+from hamu_jax.rules import Rule
+
+
+class Remaining(NamedTuple):
+    """How far the forget loss is from its level, per unit of learning rate.
+
+    Attributes:
+      required: the rise that is required; negative where the loss may fall.
+      most: the largest rise that is allowed.
+    """
+
+    required: Float[Array, "*m"]
+    most: Float[Array, "*m"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """A forget loss at which unlearning is done, for `transform(..., until=...)`.
+
+    Where the forget loss `L` is below the level, a step must raise it by what is left, `level - L`, but by no more than
+    `improvement` asks for. Between the level and `band` above it, the forget loss must not fall: HAMU-Q then spends the whole
+    step on the retain loss. Above the band the forget loss may fall back, by at most `L - level`. With one forget objective it
+    may not rise above the band either, to first order: a step that would is turned.
+
+    Attributes:
+      value: the level, in units of the loss; or one level for each of `m` requests.
+      learning_rate: by which the update is multiplied after the transform; a number or an optax schedule. It turns what is
+        left into an improvement per unit of learning rate.
+      band: how far above the level the forget loss may be, in units of the loss.
+
+    Raises:
+      ValueError: for a level that is not finite, a learning rate that is not positive, or a negative band.
+
+    Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
+    """
+
+    value: float | Sequence[float]
+    learning_rate: float | optax.Schedule = 1.0
+    band: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.value)
+        if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
+            raise ValueError(f"value: got {self.value!r}, expected a finite number, or one for each request")
+        validate.number("learning_rate", self.learning_rate, positive=True)
+        if isinstance(self.band, bool) or not math.isfinite(self.band) or self.band < 0:
+            raise ValueError(f"band: got {self.band!r}, expected a number of at least 0")
+
+    @property
+    def count(self) -> int | None:
+        """How many requests have a level of their own; None for one level."""
+        return None if np.ndim(self.value) == 0 else int(np.size(self.value))
+
+    def gap(self, loss: Float[Array, "*m"]) -> Float[Array, "*m"]:
+        """What is left to the level, in units of the loss: negative above the band, 0 within it."""
+        gap = jnp.asarray(self.value, loss.dtype) - loss
+        return jnp.where((gap < 0) & (gap >= -self.band), 0.0, gap)
+
+    def remaining(self, loss: Float[Array, "*m"], step: Array, scale: Float[Array, ""] | float = 1.0) -> Remaining:
+        """The rise of the forget loss that is required, and the most that is allowed, per unit of learning rate.
+
+        Args:
+          loss: the forget loss, or the forget losses of `m` requests.
+          step: the number of updates made, for a schedule.
+          scale: a factor of the learning rate that is not part of `learning_rate`.
+        """
+        rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+        rate = jnp.asarray(rate, loss.dtype) * jnp.asarray(scale, loss.dtype)
+        room = jnp.asarray(self.value, loss.dtype) + self.band - loss
+        return Remaining(self.gap(loss) / rate, jnp.maximum(room, 0.0) / rate)
+
+
+def as_level(until: Level | float | None, rule: Rule) -> Level | None:
+    """The level that `until` means.
+
+    Raises:
+      ValueError: for a rule that promises no rise of the forget loss, or a number that is not finite.
+    """
+    if until is None:
+        return None
+    if not rule.promises or rule.guaranteed != "forget":
+        raise ValueError(
+            "until: got a level with a rule that promises no rise of the forget loss, expected rules.hamu_q or rules.projected"
+        )
+    level = until if isinstance(until, Level) else Level(until)
+    if level.count is not None and not rule.many:
+        raise ValueError(f"until: got {level.count} levels, expected 1 with a rule for one forget objective")
+    return level
+
+
+def what_remains(level: Level | None, value: Any, step: Array, scale: Any, *, like: Float[Array, "*m"]) -> Remaining | None:
+    """What is left to the level, from the extra arguments of `update`, in the shape and dtype of `like`.
+
+    Raises:
+      ValueError: while tracing, for a missing forget loss or one of another shape.
+    """
+    if level is None:
+        return None
+    if value is None or jnp.shape(value) != like.shape:
+        got = "nothing" if value is None else f"shape {jnp.shape(value)}"
+        raise ValueError(
+            f"forget_value: got {got}, expected the forget loss, of shape {like.shape}, since the transform has a level to "
+            "reach: tx.update(retain_grads, state, params, forget_grads=forget_grads, forget_value=losses.forget)"
+        )
+    return level.remaining(jnp.asarray(value, like.dtype), step, scale)
