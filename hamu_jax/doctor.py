@@ -71,7 +71,12 @@ def _variables() -> Iterator[tuple[str, str]]:
 def _packages() -> Iterator[tuple[str, str]]:
     """The packages of every extra that a user may want: their versions, or that they are missing."""
     found: dict[str, Section] = {}
-    for line in importlib.metadata.requires("hamu_jax") or []:
+    try:
+        requirements = importlib.metadata.requires("hamu_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield "hamu_jax", "not installed: its extras are unknown"
+        return
+    for line in requirements:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
         if name and extra and name[0] not in ("hamu_jax", "jax") and extra[1] != "dev":
             found.setdefault(extra[1], {})[name[0]] = _version(name[0])

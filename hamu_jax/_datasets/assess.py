@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float
 from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
+from hamu_jax._base.markdown import table
 from hamu_jax._datasets.profiles import mean_and_grad, profile
 from hamu_jax._gradients.losses import Loss, check_data
 from hamu_jax._gradients.per_example import directional, grad_norms
@@ -98,16 +98,16 @@ class Assessment:
         regimes = [Regime(int(regime)).name.lower() for regime in h.regime]
         columns = (self.labels, h.kappa, h.angle, regimes, h.retain_change, h.forget_change)
         blocks = [_row(*row) for row in zip(*columns, strict=True)]
-        total = _row("**total**", h.total_kappa, h.total_angle, "", h.total_retain_change, h.total_forget_change)
+        total = _row("total", h.total_kappa, h.total_angle, "", h.total_retain_change, h.total_forget_change)
         cosines = self.cosines()
         return "\n\n".join(
             [
-                _table(("block", "kappa", "angle", "regime", "retain change", "forget change"), [*blocks, total]),
-                _table(
+                table(("block", "kappa", "angle", "regime", "retain change", "forget change"), [*blocks, total]),
+                table(
                     ("hardest to forget (row)", "cosine with retain gradient", "promised change"),
                     [(str(i), f"{cosines[i]:.3f}", f"{self.forget_change[i]:.3g}") for i in self.hardest()],
                 ),
-                _table(
+                table(
                     ("most threatened (row)", "change of its loss"),
                     [(str(j), f"{self.retain_change[j]:.3g}") for j in self.most_threatened()],
                 ),
@@ -270,9 +270,3 @@ def _plain(value: Any) -> Any:
 def _row(label: str, kappa: Any, angle: Any, regime: str, *changes: Any) -> tuple[str, ...]:
     """A block's line in the table."""
     return label, f"{kappa:.3g}", f"{angle:.0f}", regime, *(f"{change:.3g}" for change in changes)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
