@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hamu_jax import report
+from hamu_jax._base.markdown import code, escape
 from hamu_jax._transform.state import get_hardness
 from hamu_jax._transform.transform import transform
 
@@ -46,7 +47,7 @@ def examine() -> dict[str, Section]:
 def describe() -> str:
     """The same as Markdown, to be pasted into an issue."""
     parts = [
-        f"## {title}\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in section.items())
+        f"## {title}\n\n" + "\n".join(f"- {escape(name)}: {code(value)}" for name, value in section.items())
         for title, section in examine().items()
     ]
     return "\n\n".join(parts).replace(str(Path.home()), "~") + "\n"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from hamu_jax import rules
 from hamu_jax._base import validate
@@ -90,7 +90,7 @@ class Assessment:
         }
         record |= {"hardness": self.hardness._asdict(), "trade_off": self.trade_off._asdict()}
         record |= {"hardest": self.hardest(), "most_threatened": self.most_threatened()}
-        return json.dumps(json_row(jax.tree.map(_plain, record)), indent=1, allow_nan=False)
+        return json.dumps(json_row(record), indent=1, allow_nan=False)
 
     def table(self) -> str:
         """The measurement per block, the hardest forget and the most threatened retain examples, as Markdown."""
@@ -255,16 +255,6 @@ def _share(values: Profile, compare: Any) -> float:
 def _largest(values: Profile, count: int) -> list[int]:
     """Row numbers of the largest values, largest first; padding left out."""
     return [int(i) for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])][:count]
-
-
-def _plain(value: Any) -> Any:
-    """An array as nested lists, in which what is not finite is null."""
-    if not isinstance(value, (np.ndarray, np.generic, Array)):
-        return value
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.floating):
-        array = np.array([x if np.isfinite(x) else None for x in array.ravel().tolist()], object).reshape(array.shape)
-    return array.tolist()
 
 
 def _row(label: str, kappa: Any, angle: Any, regime: str, *changes: Any) -> tuple[str, ...]:

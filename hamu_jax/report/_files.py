@@ -1,6 +1,7 @@
 """The report of a run, written as files."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hamu_jax.report._plots import plot_evaluations, plot_hardness, plot_promise
 
 
 def write(
-    directory: Path,
+    directory: str | os.PathLike[str],
     result: Unlearned,
     *,
     title: str,
@@ -31,11 +32,12 @@ def write(
     """Writes `report.md`, `report.json`, `history.jsonl` and the pictures.
 
     Args:
-      directory: made if need be.
+      directory: where to write; made if need be.
       result: of `hamu_jax.unlearn`.
-      title: the first line.
-      models: named models, the unlearned one among them, each with what `hamu_jax.evaluate` returned for it.
-      conclusion: the last paragraph, from `conclude` for example.
+      title: the first line. It, all names and all settings stay text in the report, whatever they contain.
+      models: named models, the unlearned one among them, each with what `hamu_jax.evaluate` returned for it: the same
+        columns for all.
+      conclusion: the last paragraphs, from `conclude` for example: text, in which `**bold**` is kept.
       settings: what was run: command, seed, options.
       watched: the evaluated columns to plot over steps, by the label to give them.
       reference: levels to draw beside them, by the same labels: those of the retrained model.
@@ -46,9 +48,11 @@ def write(
       The path of `report.md`.
 
     Raises:
+      ValueError: for no models, or models with different columns; KeyError for watched columns that the history does not have.
       ImportError: naming the extra, if matplotlib is missing.
     """
-    made_in = environment()
+    directory, made_in = Path(directory), environment()
+    _check(models)
     measured = {name for row in result.history.rows for name, value in row.items() if value is not None}
     figures = {"accuracy": plot_evaluations(result.history, watched, reference or {})}
     if "kappa" in measured:  # not where the run ended before its first step
@@ -59,13 +63,25 @@ def write(
         figures["trade_off"] = plot_trade_off(curve, learning_rate)
     for name, figure in figures.items():
         save_figure(figure, directory / f"{name}.png")
-    record = {"settings": dict(settings), "environment": made_in, "models": {k: json_row(v) for k, v in models.items()}}
+    record = json_row({"settings": settings, "environment": made_in, "models": models})
     record |= {"steps": result.steps, "status": result.status, "reason": result.reason, "conclusion": conclusion}
-    write_whole(directory / "report.json", json.dumps(record, indent=2) + "\n")
+    write_whole(directory / "report.json", json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
     result.history.write(directory / "history.jsonl")
     captions = {name: _plots.CAPTIONS[name] for name in figures}
     write_whole(directory / "report.md", _markdown(title, record, captions))
     return directory / "report.md"
+
+
+def _check(models: Models) -> None:
+    """Checks that there are models, all with the same columns."""
+    if not models:
+        raise ValueError("models: got none, expected at least the unlearned one")
+    first, *others = models
+    for name in others:
+        for one, other in ((first, name), (name, first)):
+            missing = [column for column in models[one] if column not in models[other]]
+            if missing:
+                raise ValueError(f"models[{other!r}]: got no column {missing[0]!r}, expected those of models[{one!r}]")
 
 
 def _markdown(title: str, record: Mapping[str, Any], captions: Mapping[str, str]) -> str:
@@ -81,5 +97,7 @@ def _markdown(title: str, record: Mapping[str, Any], captions: Mapping[str, str]
 
 
 def _number(value: float | None) -> str | None:
-    """A number of the table."""
-    return None if value is None else f"{value:.3f}"
+    """A number of the table: three decimals, or three digits where these say nothing or are far too many."""
+    if value is None:
+        return None
+    return f"{value:.3f}" if value == 0 or 5e-4 <= abs(value) < 1e4 else f"{value:.3g}"  # noqa: PLR2004
