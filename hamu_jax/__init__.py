@@ -2,6 +2,7 @@
 
 from hamu_jax import metrics, objectives, rules, sharding
 from hamu_jax._base.history import History
+from hamu_jax._base.version import __version__ as __version__
 from hamu_jax._datasets.assess import Assessment, assess
 from hamu_jax._datasets.evaluate import Evaluation, evaluate
 from hamu_jax._driver.checkpoints import Checkpoints

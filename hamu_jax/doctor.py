@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hamu_jax import report
+from hamu_jax._base.markdown import code, escape
 from hamu_jax._transform.state import get_hardness
 from hamu_jax._transform.transform import transform
 
@@ -46,7 +47,7 @@ def examine() -> dict[str, Section]:
 def describe() -> str:
     """The same as Markdown, to be pasted into an issue."""
     parts = [
-        f"## {title}\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in section.items())
+        f"## {title}\n\n" + "\n".join(f"- {escape(name)}: {code(value)}" for name, value in section.items())
         for title, section in examine().items()
     ]
     return "\n\n".join(parts).replace(str(Path.home()), "~") + "\n"
@@ -71,7 +72,12 @@ def _variables() -> Iterator[tuple[str, str]]:
 def _packages() -> Iterator[tuple[str, str]]:
     """The packages of every extra that a user may want: their versions, or that they are missing."""
     found: dict[str, Section] = {}
-    for line in importlib.metadata.requires("hamu_jax") or []:
+    try:
+        requirements = importlib.metadata.requires("hamu_jax") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield "hamu_jax", "not installed: its extras are unknown"
+        return
+    for line in requirements:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
         if name and extra and name[0] not in ("hamu_jax", "jax") and extra[1] != "dev":
             found.setdefault(extra[1], {})[name[0]] = _version(name[0])

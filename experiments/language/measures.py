@@ -97,8 +97,8 @@ def finite(numbers: Record) -> Record:
 
 
 def _has_words(one: Question) -> bool:
-    """Whether ROUGE can compare anything with the answer: it knows a to z and digits only."""
-    return any(c.isascii() and c.isalnum() for c in one.answer)
+    """Whether ROUGE can compare anything with the answer: it has a letter or a digit, of any script."""
+    return any(c.isalnum() for c in one.answer)
 
 
 def _compared(one: Question, kind: str) -> bool:

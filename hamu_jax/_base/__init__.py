@@ -1,1 +1,1 @@
-"""What everything else stands on: checks of arguments, device axes, the history of a run, optional libraries."""
+"""What everything else stands on: checks of arguments, device axes, histories, Markdown, the version, optional libraries."""

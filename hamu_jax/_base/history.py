@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
@@ -48,7 +50,7 @@ class History:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON lines, whole or not at all. A number that is not finite becomes null."""
-        write_whole(path, "".join(json.dumps(json_row(row)) + "\n" for row in self.rows))
+        write_whole(path, "".join(json.dumps(json_row(row), allow_nan=False) + "\n" for row in self.rows))
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> "History":
@@ -57,9 +59,21 @@ class History:
 
 
 def json_row(row: Mapping[str, Any]) -> Row:
-    """A row of plain Python values that JSON can hold."""
-    plain = {key: value.item() if isinstance(value, (np.ndarray, np.generic)) else value for key, value in row.items()}
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in plain.items()}
+    """A row of plain Python values that JSON can hold, see `json_value`."""
+    return {key: json_value(value) for key, value in row.items()}
+
+
+def json_value(value: Any) -> Any:
+    """Arrays as nested lists, whatever they are in; a number that is not finite becomes None, for which JSON has a word."""
+    if isinstance(value, Mapping):
+        return json_row(value)
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        array = np.asarray(value)
+        wide = array.astype(np.float64) if jnp.issubdtype(array.dtype, jnp.floating) else array
+        return json_value(wide.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:

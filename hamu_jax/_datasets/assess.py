@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
+from hamu_jax._base.markdown import table
 from hamu_jax._datasets.profiles import mean_and_grad, profile
 from hamu_jax._gradients.losses import Loss, check_data
 from hamu_jax._gradients.per_example import directional, grad_norms
@@ -90,7 +90,7 @@ class Assessment:
         }
         record |= {"hardness": self.hardness._asdict(), "trade_off": self.trade_off._asdict()}
         record |= {"hardest": self.hardest(), "most_threatened": self.most_threatened()}
-        return json.dumps(json_row(jax.tree.map(_plain, record)), indent=1, allow_nan=False)
+        return json.dumps(json_row(record), indent=1, allow_nan=False)
 
     def table(self) -> str:
         """The measurement per block, the hardest forget and the most threatened retain examples, as Markdown."""
@@ -98,16 +98,16 @@ class Assessment:
         regimes = [Regime(int(regime)).name.lower() for regime in h.regime]
         columns = (self.labels, h.kappa, h.angle, regimes, h.retain_change, h.forget_change)
         blocks = [_row(*row) for row in zip(*columns, strict=True)]
-        total = _row("**total**", h.total_kappa, h.total_angle, "", h.total_retain_change, h.total_forget_change)
+        total = _row("total", h.total_kappa, h.total_angle, "", h.total_retain_change, h.total_forget_change)
         cosines = self.cosines()
         return "\n\n".join(
             [
-                _table(("block", "kappa", "angle", "regime", "retain change", "forget change"), [*blocks, total]),
-                _table(
+                table(("block", "kappa", "angle", "regime", "retain change", "forget change"), [*blocks, total]),
+                table(
                     ("hardest to forget (row)", "cosine with retain gradient", "promised change"),
                     [(str(i), f"{cosines[i]:.3f}", f"{self.forget_change[i]:.3g}") for i in self.hardest()],
                 ),
-                _table(
+                table(
                     ("most threatened (row)", "change of its loss"),
                     [(str(j), f"{self.retain_change[j]:.3g}") for j in self.most_threatened()],
                 ),
@@ -257,22 +257,6 @@ def _largest(values: Profile, count: int) -> list[int]:
     return [int(i) for i in np.argsort(-values, kind="stable") if not np.isnan(values[i])][:count]
 
 
-def _plain(value: Any) -> Any:
-    """An array as nested lists, in which what is not finite is null."""
-    if not isinstance(value, (np.ndarray, np.generic, Array)):
-        return value
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.floating):
-        array = np.array([x if np.isfinite(x) else None for x in array.ravel().tolist()], object).reshape(array.shape)
-    return array.tolist()
-
-
 def _row(label: str, kappa: Any, angle: Any, regime: str, *changes: Any) -> tuple[str, ...]:
     """A block's line in the table."""
     return label, f"{kappa:.3g}", f"{angle:.0f}", regime, *(f"{change:.3g}" for change in changes)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -88,20 +88,23 @@ def _means(
 ) -> dict[str, float]:
     """The means over one data set."""
     size = validate.batch(name, data)
-    names, kept = tuple(functions), tuple(functions.values())
     try:
-        parts = [_sums(kept, params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
+        parts = [_sums(tuple(functions.items()), params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
     total = sums[-1]
-    return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}
+    return {key: value / total if total else float("nan") for key, value in zip(functions, sums[:-1], strict=True)}
 
 
 @functools.partial(jax.jit, static_argnames="functions")
-def _sums(functions: tuple[Loss, ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
-    """Weighted sums of every function over the first `real` examples of a batch, and the sum of weights."""
+def _sums(functions: tuple[tuple[str, Loss], ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
+    """Weighted sums of every named function over the first `real` examples of a batch, and the sum of weights."""
     size = validate.batch("batch", batch)
     mask = (jnp.arange(size) < real).astype(jnp.float32)
-    weights = example_weights(functions[0], batch, size, mask)
-    return (*(weighted_sum(per_example(f, params, batch, size, "a batch"), weights) for f in functions), jnp.sum(weights))
+    weights = example_weights(functions[0][1], batch, size, mask)
+    values = (
+        per_example(function, params, batch, size, "a batch", function="loss" if name == "loss" else f"metrics[{name!r}]")
+        for name, function in functions
+    )
+    return (*(weighted_sum(one, weights) for one in values), jnp.sum(weights))

@@ -35,13 +35,15 @@ def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " b
     return weights if own is None else weights * own(batch).astype(dtype)
 
 
-def per_example(loss: Loss, params: Tree, batch: Batch, size: int, name: str) -> Float[Array, " batch"]:
-    """`loss(params, batch)`, checked to be one number an example."""
+def per_example(
+    loss: Loss, params: Tree, batch: Batch, size: int, name: str, *, function: str = "loss"
+) -> Float[Array, " batch"]:
+    """`loss(params, batch)`, checked to be one number per example; the error names the argument `function`."""
     values = loss(params, batch)
     if jnp.shape(values) != (size,):
         raise ValueError(
-            f"loss: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
-            f"expected ({size},): one loss an example"
+            f"{function}: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
+            f"expected ({size},): one {'loss' if function == 'loss' else 'number'} an example"
         )
     return values
 

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from hamu_jax._base import optional, validate
+from hamu_jax.metrics._words import Words
 
 # e^700 and its reciprocal are still finite in float64.
 _LARGEST_EXPONENT = 700.0
+# A mean of -log p is at least 0; in half precision the sum of a vocabulary's probabilities misses 1 by about this much.
+_ROUNDING_OF_LOSSES = 0.02
 
 
 class TofuScores(NamedTuple):
@@ -32,8 +35,10 @@ def rouge_l_recall(generated: str, reference: str) -> float:
     """ROUGE-L recall: the longest common subsequence of words, as a fraction of the reference's words.
 
     Lin 2004, "ROUGE: a package for automatic evaluation of summaries", equation 2, as rouge-score computes it, which TOFU
-    uses: lower case, words of more than three letters stemmed. Only a-z and 0-9 make words, so other scripts can't be
-    compared with it. Order counts, nearness doesn't, and text that is generated on top costs nothing.
+    uses: lower case, words of more than three letters stemmed, an accented Latin letter separates words. rouge-score deletes
+    other scripts; here their letters and digits make words too, and where a script has no spaces between words (Chinese,
+    Japanese, Thai, Lao, Khmer, Burmese) every character is a word. Order counts, nearness doesn't, and text that is generated
+    on top costs nothing.
 
     Args:
       generated: what the model wrote.
@@ -49,16 +54,23 @@ def rouge_l_recall(generated: str, reference: str) -> float:
     Example:
       >>> rouge_l_recall("The cat slept on the mat.", "a cat on a mat")
       0.6
+      >>> rouge_l_recall("Она родилась в Лиме.", "Она родилась в Кито.")
+      0.75
     """
-    if not any(c.isascii() and c.isalnum() for c in reference):
-        raise ValueError(f"reference: got {reference!r}, expected at least one letter from a to z or digit")
-    return float(_scorer().score(reference, generated)["rougeL"].recall)
+    for name, text in (("generated", generated), ("reference", reference)):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  (callers are not all typed)
+            raise ValueError(f"{name}: got {text!r}, expected a text")
+    scorer, words = _scorer()
+    if not words.tokenize(reference):
+        raise ValueError(f"reference: got {reference!r}, expected at least one letter or digit")
+    return float(scorer.score(reference, generated)["rougeL"].recall)
 
 
 @functools.cache
-def _scorer() -> Any:
-    """Made once: it builds a stemmer."""
-    return optional.require("rouge_score.rouge_scorer", "metrics").RougeScorer(["rougeL"], use_stemmer=True)
+def _scorer() -> tuple[Any, Words]:
+    """The scorer and its tokenizer, made once: it builds a stemmer."""
+    words = Words(optional.require("rouge_score.tokenizers", "metrics").DefaultTokenizer(use_stemmer=True))
+    return optional.require("rouge_score.rouge_scorer", "metrics").RougeScorer(["rougeL"], tokenizer=words), words
 
 
 def truth_ratio(paraphrased_loss: Float[Any, " n"], perturbed_losses: Float[Any, "n k"]) -> Float[np.ndarray, " n"]:
@@ -76,14 +88,14 @@ def truth_ratio(paraphrased_loss: Float[Any, " n"], perturbed_losses: Float[Any,
       `[n]` ratios, above 0 and finite.
 
     Raises:
-      ValueError: for shapes that don't fit, empty arrays, or losses that are not finite.
+      ValueError: for shapes that don't fit, empty arrays, or losses that are negative (log-probabilities?) or not finite.
 
     Example:
       >>> print(truth_ratio([1.0, 1.0], [[2.0, 4.0], [1.0, 1.0]]))
       [0.13533528 1.        ]
     """
-    right = validate.numbers("paraphrased_loss", paraphrased_loss)
-    wrong = validate.numbers("perturbed_losses", perturbed_losses, ndim=2)
+    right = _losses("paraphrased_loss", paraphrased_loss)
+    wrong = _losses("perturbed_losses", perturbed_losses, ndim=2)
     _same_length(paraphrased_loss=right, perturbed_losses=wrong)
     return np.exp(np.clip(right - wrong.mean(axis=1), -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
 
@@ -116,7 +128,8 @@ def tofu_scores(
       Their means.
 
     Raises:
-      ValueError: for another kind, missing paraphrases, shapes that don't fit, empty arrays, or numbers that are not finite.
+      ValueError: for another kind, missing paraphrases, shapes that don't fit, empty arrays, negative losses, recalls that are
+        not from 0 to 1, or numbers that are not finite.
 
     Example:
       >>> tofu_scores("world", loss=[0.0], perturbed_losses=[[0.0, 0.0, 0.0]], rouge=[0.5])
@@ -126,12 +139,12 @@ def tofu_scores(
         raise ValueError(f"kind: got {kind!r}, expected 'forget', 'retain' or 'world'")
     if paraphrased_loss is None and kind != "world":
         raise ValueError(f"paraphrased_loss: got None, expected the losses of the paraphrased answers of a {kind} set")
-    right, wrong = validate.numbers("loss", loss), validate.numbers("perturbed_losses", perturbed_losses, ndim=2)
-    recalls = validate.numbers("rouge", rouge)
+    right, wrong = _losses("loss", loss), _losses("perturbed_losses", perturbed_losses, ndim=2)
+    recalls = _fractions("rouge", rouge)
     _same_length(loss=right, perturbed_losses=wrong, rouge=recalls)
     ratios = truth_ratio(right if paraphrased_loss is None else paraphrased_loss, wrong)
     reported = np.minimum(ratios, 1 / ratios) if kind == "forget" else np.maximum(0.0, 1 - ratios)
-    given = _share(right, wrong) if kind == "world" else np.exp(-right)
+    given = _share(right, wrong) if kind == "world" else np.minimum(np.exp(-right), 1.0)
     return TofuScores(float(given.mean()), float(recalls.mean()), float(reported.mean()))
 
 
@@ -151,11 +164,7 @@ def model_utility(components: Sequence[float]) -> float:
       >>> model_utility([0.5, 1.0])
       0.6666666666666666
     """
-    numbers = validate.numbers("components", components)
-    outside = np.flatnonzero((numbers < 0) | (numbers > 1))
-    if outside.size:
-        raise ValueError(f"components[{outside[0]}]: got {numbers[outside[0]]}, expected a number from 0 to 1")
-    return statistics.harmonic_mean(numbers.tolist())
+    return statistics.harmonic_mean(_fractions("components", components).tolist())
 
 
 def forget_quality(unlearned_ratios: Float[Any, " n"], retain_ratios: Float[Any, " m"]) -> float:
@@ -191,6 +200,28 @@ def _share(right: Float[np.ndarray, " n"], wrong: Float[np.ndarray, "n k"]) -> F
     """`p / (p + sum_j p_j)`."""
     losses = np.concatenate([right[:, None], wrong], axis=1)
     return optional.require("scipy.special", "metrics").softmax(-losses, axis=1)[:, 0]
+
+
+def _losses(name: str, losses: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."]:
+    """Mean losses per token: at least 0 up to rounding. Log-probabilities, which are the opposite, are refused."""
+    numbers = validate.numbers(name, losses, ndim=ndim)
+    _first_wrong(name, numbers, numbers < -_ROUNDING_OF_LOSSES, "a loss of at least 0, minus the mean log-probability")
+    return numbers
+
+
+def _fractions(name: str, values: Any) -> Float[np.ndarray, " n"]:
+    """Numbers from 0 to 1."""
+    numbers = validate.numbers(name, values)
+    _first_wrong(name, numbers, (numbers < 0) | (numbers > 1), "a number from 0 to 1")
+    return numbers
+
+
+def _first_wrong(name: str, numbers: Float[np.ndarray, "..."], wrong: Bool[np.ndarray, "..."], expected: str) -> None:
+    """Names the first number that is wrong, if there is one."""
+    places = np.argwhere(wrong)
+    if places.size:
+        where = ", ".join(map(str, places[0]))
+        raise ValueError(f"{name}[{where}]: got {numbers[tuple(places[0])]}, expected {expected}")
 
 
 def _same_length(**arrays: Float[np.ndarray, "n ..."]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from hamu_jax._datasets.assess import Assessment
 from hamu_jax._kernel.hardness import Regime
-from hamu_jax.report._plots import FORGET, GREY, RETAIN, new_axes, plot_trade_off
+from hamu_jax.report._plots import FORGET, GREY, RETAIN, new_axes, plain, plot_trade_off
 
 _COLORS = {
     Regime.DIRECT: (RETAIN, "easy: forgetting is free"),
@@ -70,7 +70,7 @@ def _blocks(assessment: Assessment) -> Any:
             )
             axes.bar_label(bars, fmt="%.0f", padding=4, color=GREY)
     axes.axvline(90, color=GREY, linewidth=1, linestyle="--", zorder=3)
-    axes.set_yticks(range(shown.size), [assessment.labels[block] for block in shown])
+    axes.set_yticks(range(shown.size), [plain(assessment.labels[block]) for block in shown])
     axes.set_ylim(shown.size - 0.4, -0.6)  # the first block on top
     axes.set_xlim(0, 190)  # room for the number
     axes.set_xticks(range(0, 181, 30))

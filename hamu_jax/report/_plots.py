@@ -2,8 +2,8 @@
 
 import io
 import itertools
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,20 @@ def plot_evaluations(history: History, watched: Mapping[str, str], reference: Ma
     Raises:
       ImportError: naming the extra, if matplotlib is missing.
     """
-    figure, axes = new_axes("step", "accuracy")
+    kinds = {column.rsplit("/", 1)[-1] for column in watched.values()}
+    figure, axes = new_axes("step", plain(kinds.pop()) if len(kinds) == 1 else "value")
+    shown: list[float] = []
     for color, (label, column) in zip(itertools.cycle(_CYCLE), watched.items(), strict=False):
-        axes.plot(*history.measured(column), color=color, label=label, marker="o", markersize=3)
+        steps, values = history.measured(column)
+        axes.plot(steps, values, color=color, label=plain(label), marker="o", markersize=3)
+        shown += values[np.isfinite(values)].tolist()
         if label in reference:
             axes.axhline(reference[label], color=color, linestyle="--", linewidth=1)
-    axes.set_ylim(-0.03, 1.03)
-    axes.legend()
+            shown.append(reference[label])
+    if all(0 <= value <= 1 for value in shown):
+        axes.set_ylim(-0.03, 1.03)
+    if watched:
+        axes.legend()
     return figure
 
 
@@ -133,11 +140,17 @@ def plot_trade_off(curve: TradeOff, learning_rate: float = 1.0) -> Any:
     return figure
 
 
-def save_figure(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     write_bytes_whole(path, buffer.getvalue())
+
+
+def plain(label: str) -> str:
+    """A label as text: to matplotlib, dollars enclose a formula, and what begins with an underscore is not in the legend."""
+    text = label.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def new_axes(xlabel: str, ylabel: str, *, height: float = 4.2) -> tuple[Any, Any]:

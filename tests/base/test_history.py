@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,3 +96,12 @@ def test_files_are_readable_by_others(tmp_path: Path) -> None:
     write_whole(tmp_path / "text", "Zürich\n")
     assert (tmp_path / "text").read_text(encoding="utf-8") == "Zürich\n"
     assert (tmp_path / "text").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_nested_is_plain_too(tmp_path: Path) -> None:
+    nested = {"a": {"b": [math.nan, (np.float32(np.inf), 1)]}, "c": np.array([[1.0, np.nan]]), "d": jnp.ones(2, jnp.bfloat16)}
+    plain = {"a": {"b": [None, [None, 1]]}, "c": [[1.0, None]], "d": [1.0, 1.0]}
+    assert json_row(nested) == plain
+    hamu_jax.History([{"step": 0, **nested}]).write(tmp_path / "history.jsonl")
+    line = (tmp_path / "history.jsonl").read_text(encoding="utf-8")
+    assert json.loads(line, parse_constant=refuse) == {"step": 0, **plain}

@@ -189,7 +189,7 @@ def test_table() -> None:
     blocks, hardest, threatened = result.table().split("\n\n")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in blocks.splitlines()]
     assert lines[0] == ["block", "kappa", "angle", "regime", "retain change", "forget change"]
-    assert [line[0] for line in lines[2:]] == ["hidden", "out", "**total**"]
+    assert [line[0] for line in lines[2:]] == ["hidden", "out", "total"]
     for line, kappa, regime in zip(lines[2:], result.hardness.kappa, result.hardness.regime, strict=False):
         assert float(line[1]) == pytest.approx(kappa, rel=1e-2)
         assert line[3] == hamu_jax.Regime(int(regime)).name.lower()

@@ -39,6 +39,14 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.examine()["Optional packages"] == {"driver": f"orbax-checkpoint {known}, no-such-package missing"}
 
 
+def test_a_checkout_that_pip_did_not_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert doctor.examine()["Optional packages"] == {"hamu_jax": "not installed: its extras are unknown"}
+
+
 def test_a_wrong_step_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "transform", lambda _, **options: hamu_jax.transform(0.5, **options))
     assert doctor.examine()["A step on each kind of device"]["cpu"].startswith("WRONG: got")

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import without_extras
 
+import hamu_jax
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCES = {str(path.relative_to(ROOT)) for path in (ROOT / "hamu_jax").rglob("*.py")} | {"hamu_jax/py.typed"}
@@ -62,7 +64,7 @@ def metadata(wheel: Path) -> Message:
 def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    about = f"hamu_jax-{PROJECT['version']}.dist-info"
+    about = f"hamu_jax-{hamu_jax.__version__}.dist-info"
     expected = {f"{about}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")} | SOURCES
     assert sorted(names) == sorted(expected)
 
@@ -77,7 +79,7 @@ def test_the_sdist_makes_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path
 
 
 def test_the_metadata(metadata: Message) -> None:
-    assert (metadata["Name"], metadata["Version"]) == ("hamu_jax", PROJECT["version"])
+    assert (metadata["Name"], metadata["Version"]) == ("hamu_jax", hamu_jax.__version__)
     assert (metadata["License-Expression"], metadata["License-File"]) == ("Apache-2.0", "LICENSE")
     assert metadata["Requires-Python"] == ">=3.11"
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])

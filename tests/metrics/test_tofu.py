@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nltk.stem.porter import PorterStemmer
+from rouge_score import tokenize
+from rouge_score.tokenizers import DefaultTokenizer
 from shared_data import shared_data
 
 from hamu_jax import metrics
+from hamu_jax.metrics._words import Words
 
 # The row "Finetune Model", llama2-7b, forget10, of the TOFU leaderboard (locuslab/tofu, arXiv 2401.06121).
 FORGET_QUALITY, MODEL_UTILITY = 1.834066410994743e-21, 0.6226773637427153
@@ -99,10 +103,50 @@ def test_rouge_by_hand(generated: str, reference: str, expected: float) -> None:
     np.testing.assert_allclose(metrics.rouge_l_recall(generated, reference), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("reference", ["", "...", "\u732b"])
+@pytest.mark.parametrize("reference", ["", "...", "\u2014", "\U0001f431", "\u200b\u0301"])
 def test_rouge_needs_words_to_recall(reference: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"reference: got {reference!r}, expected at least one letter from a to z")):
+    with pytest.raises(ValueError, match=re.escape(f"reference: got {reference!r}, expected at least one letter or digit")):
         metrics.rouge_l_recall("a cat", reference)
+
+
+@pytest.mark.parametrize("pair", [("a cat", None), (b"a cat", "a cat")])
+def test_rouge_is_of_texts(pair: Any) -> None:
+    with pytest.raises(ValueError, match=r"^(generated|reference): got .*, expected a text$"):
+        metrics.rouge_l_recall(*pair)
+
+
+@pytest.mark.parametrize(
+    ("generated", "reference", "expected"),
+    [
+        ("1987", "他1987年生于利马", 1 / 7),  # 他 1987 年 生 于 利 马
+        ("他生于基多", "他生于利马", 3 / 5),
+        ("1987", "Он родился в 1987 году", 1 / 5),
+        ("Она живёт в Кито", "Она живёт в Лиме", 3 / 4),
+        ("彼はリマで生まれた", "彼はキトで生まれた", 7 / 9),
+        ("เขาเกิดที่", "เขา", 1),  # every character with its marks
+        ("ولدت في ليما", "ولدت في كيتو", 2 / 3),
+        ("그는 리마에서 태어났다", "그는 키토에서 태어났다", 2 / 3),
+        ("उसका जन्म लीमा में हुआ", "उसका जन्म कीटो में हुआ", 4 / 5),  # vowel signs do not separate
+        ("Γεννήθηκε στη ΛΊΜΑ", "γεννήθηκε στη λίμα", 1),
+        ("une maison", "à Paris", 0),
+        ("à Lima", "à Paris", 1 / 2),  # a word that is an accented letter does not vanish
+        ("Cafe\u0301", "Caf\u00e9", 1),  # composed or not
+        ("\u05de\u05d9", "\u200f\u05de\u05d9\u200f", 1),  # marks of direction are no letters
+        ("Юля2000", "ЮЛЯ 2000", 1),
+    ],
+)
+def test_rouge_of_other_scripts(generated: str, reference: str, expected: float) -> None:
+    np.testing.assert_allclose(metrics.rouge_l_recall(generated, reference), expected, rtol=1e-12)
+    assert metrics.rouge_l_recall(reference, reference) == 1
+
+
+ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
+
+
+@given(ASCII, st.lists(st.sampled_from(["writing", "novels", "U.S.", "it's", "1,987", "a_b", "x2"]), min_size=1).map(" ".join))
+def test_ascii_has_the_words_of_rouge_score(text: str, words: str) -> None:
+    theirs = tokenize.tokenize(f"{text} {words}", PorterStemmer())
+    assert Words(DefaultTokenizer(use_stemmer=True)).tokenize(f"{text} {words}") == theirs
 
 
 @given(st.lists(st.floats(0, 20), min_size=4, max_size=4), st.floats(0, 20))
@@ -158,7 +202,10 @@ def test_forget_quality_of_small_samples() -> None:
             "kind: got 'test', expected 'forget', 'retain' or 'world'",
         ),
         (lambda: metrics.tofu_scores("forget", [1.0], [[1.0]], [1.0]), "paraphrased_loss: got None, expected the losses"),
-        (lambda: metrics.tofu_scores("world", [1.0], [[1.0]], [1.0, 2.0]), "rouge: got 2 examples, expected 1 as in loss"),
+        (lambda: metrics.tofu_scores("world", [1.0], [[1.0]], [1.0, 0.5]), "rouge: got 2 examples, expected 1 as in loss"),
+        (lambda: metrics.tofu_scores("world", [1.0], [[1.0]], [7.0]), "rouge[0]: got 7.0, expected a number from 0 to 1"),
+        (lambda: metrics.tofu_scores("world", [-1.0], [[1.0]], [0.5]), "loss[0]: got -1.0, expected a loss of at least 0"),
+        (lambda: metrics.truth_ratio([1.0], [[1.0, -3.0]]), "perturbed_losses[0, 1]: got -3.0, expected a loss of at least 0"),
         (lambda: metrics.model_utility([]), "components: got shape (0,)"),
         (lambda: metrics.model_utility([0.5, 1.5]), "components[1]: got 1.5, expected a number from 0 to 1"),
         (lambda: metrics.model_utility([-0.5]), "components[0]: got -0.5, expected a number from 0 to 1"),
@@ -170,3 +217,10 @@ def test_forget_quality_of_small_samples() -> None:
 def test_errors(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+def test_every_letter_and_digit_makes_a_word() -> None:
+    """What `str.isalnum` says decides whether an answer can be compared at all."""
+    words = Words(DefaultTokenizer(use_stemmer=True))
+    for code in range(0, 0x20000, 7):
+        assert bool(words.tokenize(chr(code))) == chr(code).isalnum()

@@ -1,7 +1,5 @@
 """The report: every file is there and readable, whatever the run went through, and the words fit the numbers."""
 
-import datetime
-import importlib.metadata
 import json
 import math
 import re
@@ -12,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 import hamu_jax
 from hamu_jax import report
@@ -91,15 +90,6 @@ def test_everything_is_written(tmp_path: Path) -> None:
     assert record["environment"] == report.environment()
 
 
-def test_the_environment_dates_a_number() -> None:
-    got = report.environment()
-    assert abs(datetime.date.fromisoformat(got["date"]) - datetime.datetime.now(datetime.UTC).date()) <= datetime.timedelta(1)
-    for name in ("hamu_jax", "jax", "jaxlib", "optax", "numpy"):
-        assert got[name] == importlib.metadata.version(name)
-    assert got["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert got["device"].startswith(f"{jax.device_count()} x {jax.default_backend()} (")
-
-
 def test_a_run_that_was_not_measured(tmp_path: Path) -> None:
     rows = [{k: v for k, v in row(step).items() if not k.endswith(("_promised", "_measured"))} for step in range(4)]
     write(tmp_path, result(rows))
@@ -124,6 +114,80 @@ def test_a_run_that_met_nan(tmp_path: Path) -> None:
     np.testing.assert_allclose(kappa.get_ydata(), [-0.8, -0.6, -0.4, -0.2, 0.0, np.nan], atol=1e-12)
     points = report.plot_promises(hamu_jax.History(rows)).axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points, [(0.1 * n, 0.11 * n) for n in range(1, 5)])
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_the_record_is_json_whatever_is_in_it(tmp_path: Path) -> None:
+    """Numbers that are not finite are null wherever they are; what JSON has no word for is text."""
+    settings = {"radius": math.inf, "grid": [math.nan, 1.0], "nested": {"x": np.float32(np.nan)}, "out": Path("a"), "f": len}
+    models = {**MODELS, "unlearned": {"test retain/accuracy": np.float32(np.nan), "test forget/accuracy": jax.numpy.ones(())}}
+    write(str(tmp_path), result(), settings=settings, models=models)  # type: ignore[arg-type]
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert record["settings"] == {
+        "radius": None, "grid": [None, 1.0], "nested": {"x": None}, "out": "a", "f": "<built-in function len>"
+    }  # fmt: skip
+    assert record["models"]["unlearned"] == {"test retain/accuracy": None, "test forget/accuracy": 1.0}
+
+
+HOSTILE = "a|b\n| c | <script>alert(1)</script> `x` [y](javascript:z) $q$ **w** _u_"
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    columns = {HOSTILE: 0.5, "x": 1.0}
+    history = hamu_jax.History([{**row(step), HOSTILE: 0.1 * step} for step in range(3)])
+    run = hamu_jax.Unlearned({}, (), history, 3, "completed", HOSTILE)
+    report.write(
+        tmp_path,
+        run,
+        title=HOSTILE,
+        models={HOSTILE: columns, "b": columns},
+        conclusion=f"# {HOSTILE}",
+        settings={HOSTILE: HOSTILE},
+        watched={HOSTILE: HOSTILE, "_hidden": "test retain/accuracy"},
+        reference={HOSTILE: 0.3},
+    )
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse((tmp_path / "report.md").read_text(encoding="utf-8"))
+    assert {token.type for token in tokens} & {"html_block", "fence", "code_block", "blockquote_open"} == set()
+    assert [token.tag for token in tokens if token.type == "heading_open"] == ["h1", "h2", "h2"]
+    assert sum(token.type == "tr_open" for token in tokens) == 3
+    kinds = {one.type for token in tokens for one in token.children or []}
+    assert kinds <= {"text", "text_special", "image", "code_inline", "strong_open", "strong_close"}
+    text = " ".join(HOSTILE.split())
+    words = ["".join(one.content for one in token.children) for token in tokens if token.children]
+    assert words[0] == text
+    assert words[1:3] == ["model", text]
+    assert f"{text}: {text}" in words
+    figure = report.plot_evaluations(history, {HOSTILE: HOSTILE, "_hidden": "test retain/accuracy"}, {})
+    assert len(figure.axes[0].get_legend().texts) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({}, "models: got none, expected at least the unlearned one"),
+        ({"a": {"x": 1.0}, "b": {}}, "models['b']: got no column 'x', expected those of models['a']"),
+        ({"a": {}, "b": {"x": 1.0}}, "models['a']: got no column 'x', expected those of models['b']"),
+    ],
+)
+def test_models_that_make_no_table(models: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        write(tmp_path / "new", result(), models=models)
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_of_any_size(tmp_path: Path) -> None:
+    models = {"a": {"x": 6e18, "y": 1.25e-6, "z": -0.25, "zero": 0.0}}
+    assert "| a | 6e+18 | 1.25e-06 | -0.250 | 0.000 |" in write(tmp_path, result(), models=models).read_text(encoding="utf-8")
+
+
+def test_losses_are_drawn_as_losses() -> None:
+    history = hamu_jax.History([{"step": 0, "test/loss": 0.5}, {"step": 1, "test/loss": 7.0}])
+    axes = report.plot_evaluations(history, {"kept": "test/loss"}, {}).axes[0]
+    assert axes.get_ylabel() == "loss"
+    assert axes.get_ylim()[1] >= 7
 
 
 def test_a_run_that_took_no_step(tmp_path: Path) -> None:
@@ -172,56 +236,6 @@ def test_more_columns_than_colours() -> None:
     history = hamu_jax.History([{"step": 0, **{f"s{i}/accuracy": 0.1 * i for i in range(9)}}])
     axes = report.plot_evaluations(history, {f"set {i}": f"s{i}/accuracy" for i in range(9)}, {}).axes[0]
     assert [line.get_label() for line in axes.lines] == [f"set {i}" for i in range(9)]
-
-
-def conclude(run: hamu_jax.Unlearned | None = None, models: Any = MODELS, **options: Any) -> str:
-    options = {"retrained": "retrained", "along": "test forget/accuracy", **options}
-    names = {"retain": "test retain/accuracy", "forget": "test forget/accuracy", "unlearned": "unlearned", "original": "full"}
-    return report.conclude(run or result(), models, **names, **options)
-
-
-def with_unlearned(retain: float, forget: float) -> Any:
-    return {**MODELS, "unlearned": {"test retain/accuracy": retain, "test forget/accuracy": forget}}
-
-
-def test_the_whole_paragraph() -> None:
-    assert conclude() == (
-        "**It was forgotten.** On new examples of what was to be forgotten, the model is now right on 1.0%, where it was right "
-        "on 97.3% before, a model trained without it on 0.0%. **The price:** on everything else it is right on 96.0% of new "
-        "examples, 97.8% before: a loss of 1.8 points; the model trained without it has 96.6%. **Where to stop:** the run "
-        "ended after 10 steps (all 10 steps were taken). The forget level was reached by step 6: further steps only deepen it. "
-        "From step 7 on a rise of the retain loss was unavoidable at times: consider stopping there. "
-        "This is evidence about these measurements, not a certificate that no trace is left."
-    )
-
-
-@pytest.mark.parametrize(
-    ("retain", "forget", "words"),
-    [
-        (0.96, 0.0199, "**It was forgotten.**"),
-        (0.96, 0.021, "**It was NOT forgotten.**"),
-        (0.978, 0.0, "97.8% before: no change;"),
-        (0.99, 0.0, "a gain of 1.2 points;"),
-        (0.9, 0.0, "a loss of 7.8 points;"),
-    ],
-)
-def test_words_for_numbers(retain: float, forget: float, words: str) -> None:
-    assert words in conclude(models=with_unlearned(retain, forget))
-
-
-def test_without_a_retrained_model() -> None:
-    words = conclude(retrained=None, along=None)
-    assert "trained without it" not in words
-    assert "The forget level" not in words
-    assert words.startswith("**It was forgotten.**")
-
-
-def test_where_to_stop() -> None:
-    calm = [{**row(step), "unavoidable": False, "test forget/accuracy": 0.5} for step in range(3)]
-    words = conclude(result(calm, reason="before step 2: patience", steps=2))
-    assert "the run ended after 2 steps (before step 2: patience)." in words
-    assert "The forget level was reached" not in words
-    assert "At no step was a rise of the retain loss unavoidable." in words
 
 
 @pytest.mark.parametrize(

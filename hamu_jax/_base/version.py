@@ -1,0 +1,3 @@
+"""The version of this source code, which is known without an installed distribution."""
+
+__version__ = "0.1.0"
