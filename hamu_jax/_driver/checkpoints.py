@@ -29,9 +29,9 @@ class Checkpoints:
     Every checkpoint carries a fingerprint of what decides the run. A call whose fingerprint differs is an error that names what
     differs. It covers the content of the starting parameters and of both data sets (arrays, or a list of batches), all options
     of `unlearn` but `steps`, `mesh` and `progress`, and the code of losses, metrics and optimizer with the values that they
-    close over. What cannot be told is not compared: the fields of objects of unknown classes, byte code of another Python version,
-    the versions of libraries, and the content of an iterable that is not a list: only the structure, shapes and dtypes of its
-    batches are.
+    close over. What cannot be told is not compared: the fields of objects of unknown classes, byte code of another Python
+    version, the versions of libraries, and the content of an iterable that is not a list (of its batches the structure, shapes
+    and dtypes are compared).
 
     The fingerprint costs one pass over parameters, data and evaluated splits at the start of `unlearn`, on every process:
     1,700 to 2,000 MB/s were measured on one core with SHA instructions, from memory, a memory map or a CPU device.

@@ -102,6 +102,16 @@ def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None)
     return jnp.broadcast_to(radius, free_square.shape).astype(free_square.dtype)
 
 
+def usable(finite: Bool[Array, " blocks"], budget: Budget) -> Bool[Array, " blocks"]:
+    """Whether a block's gradients are finite and, where all blocks' are, its share and radius are finite and at least 0.
+
+    What schedules and distribution functions return is known here only.
+    """
+    improvement, radius = (jnp.isfinite(x) & (x >= 0) for x in budget)
+    fits = jnp.all(improvement, axis=tuple(range(1, improvement.ndim))) & radius
+    return finite & (fits | ~jnp.all(finite))  # a gradient that is not finite spoils the shares of other blocks
+
+
 def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
     """The rule's answer for every block."""
     return jax.vmap(rule.solve)(Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius))
@@ -123,7 +133,7 @@ def step(
     budget = allocate(measured, improvement, radius, settings)
     combination = solve(measured, budget, settings.rule)
     geometry = measured.geometry()
-    finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
+    finite = usable(jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual), budget)
     hardness = describe(
         geometry,
         budget,
