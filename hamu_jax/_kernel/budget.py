@@ -38,6 +38,8 @@ def shares(
 ) -> Float[Array, " blocks"]:
     """The factor of every block by which the total required improvement is multiplied (docs/mathematics.md, section 3).
 
+    A negative share of a function becomes NaN.
+
     Raises:
       ValueError: for an unknown name, or a function whose result does not have one number a block.
     """
@@ -45,7 +47,8 @@ def shares(
         given = validate.array("distribution (its result)", distribution(retain_square, forget_square, kappa))
         if given.shape != kappa.shape:
             raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share a block, {kappa.shape}")
-        return jnp.asarray(given, kappa.dtype)
+        number = jnp.asarray(given, kappa.dtype)
+        return jnp.where(number >= 0, number, jnp.nan)
     if distribution == "uniform":
         return jnp.full_like(kappa, 1.0 / kappa.shape[0])
     if distribution == "softmax":

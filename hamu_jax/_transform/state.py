@@ -57,7 +57,7 @@ def _only(state: Any, kind: Any, name: str) -> Any:
 
 
 def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int, ...] = ()) -> Array:
-    """A number or schedule at a step; or, of requests, one number for each.
+    """A number or schedule at a step; or, of requests, one number for each. A negative number of a schedule becomes NaN.
 
     Raises:
       TypeError, ValueError: while tracing, for a schedule that does not return one real number.
@@ -68,7 +68,8 @@ def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int,
     if given.shape not in ((), shape):
         expected = "a number" if shape == () else f"a number or {shape}"
         raise ValueError(f"{name}: got a schedule that returns shape {given.shape}, expected {expected}")
-    return jnp.asarray(given, dtype)
+    number = jnp.asarray(given, dtype)
+    return jnp.where(number >= 0, number, jnp.nan)
 
 
 def empty_hardness(params: Tree, blocks: Blocks) -> Hardness:

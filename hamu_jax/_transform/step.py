@@ -103,12 +103,12 @@ def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None)
 
 
 def usable(finite: Bool[Array, " blocks"], budget: Budget) -> Bool[Array, " blocks"]:
-    """Whether a block's gradients are finite and, where all blocks' are, its share and radius are finite and at least 0.
+    """Whether a block's gradients are finite and, where all blocks' are, its share is a number and its radius a length.
 
-    What schedules and distribution functions return is known here only.
+    What schedules and distribution functions return is known here only; a negative share of theirs has become NaN.
     """
-    improvement, radius = (jnp.isfinite(x) & (x >= 0) for x in budget)
-    fits = jnp.all(improvement, axis=tuple(range(1, improvement.ndim))) & radius
+    shares_fit = jnp.all(jnp.isfinite(budget.improvement), axis=tuple(range(1, budget.improvement.ndim)))
+    fits = shares_fit & jnp.isfinite(budget.radius) & (budget.radius >= 0)
     return finite & (fits | ~jnp.all(finite))  # a gradient that is not finite spoils the shares of other blocks
 
 

@@ -73,7 +73,7 @@ def test_a_run_stops_and_names_the_number() -> None:
     radius = lambda step: jnp.where(step < 2, 1.0, -1.0)  # noqa: E731
     ended = run(hamu_jax.hamu(0.05, 0.5, radius=radius), steps=5)
     assert (ended.status, ended.steps) == ("nonfinite", 1)
-    assert "the radius of block 0 is -1, expected a finite number of at least 0 (it comes from a schedule or" in ended.reason
+    assert "the radius of block 0 is nan: a schedule or a distribution function returned a number that is neg" in ended.reason
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
