@@ -53,6 +53,34 @@ def integer(name: str, value: Any, *, at_least: int = 1) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a whole number of at least {at_least}")
 
 
+def array(name: str, value: Any) -> Any:
+    """An array as it is, or a list or a number as a numpy array, checked to be of real numbers or booleans.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        try:
+            value = np.asarray(value)
+        except Exception:  # rows of unlike lengths, and whatever an object raises that is asked for its numbers
+            raise TypeError(f"{name}: got {type(value).__name__}, expected an array of real numbers") from None
+    if not is_real(value.dtype):
+        raise TypeError(f"{name}: got {_kind(value.dtype)}, expected real numbers")
+    return value
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is of real numbers, whole or not, or of booleans."""
+    return bool(jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_)
+
+
+def _kind(dtype: Any) -> str:
+    """A dtype as people call it."""
+    return {"U": "text", "S": "bytes", "O": "objects", "M": "dates", "m": "time spans"}.get(
+        getattr(dtype, "kind", ""), str(dtype)
+    )
+
+
 def numbers(name: str, values: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."]:
     """Numbers in float64, checked to be finite and to have `ndim` axes, none of them empty."""
     array = np.asarray(values, np.float64)

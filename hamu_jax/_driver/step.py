@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hamu_jax import sharding
 from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
+from hamu_jax._driver.settings_checks import unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
 from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
 from hamu_jax._gradients.groups import Groups, group_means
@@ -246,7 +247,7 @@ def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
 
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
     """Which tensor is not finite at these parameters, on these batches: done again on the host, after the fact."""
-    values, grads, present, updates, _ = step.propose(carry, retain, forget)
+    values, grads, present, updates, state = step.propose(carry, retain, forget)
     of_loss = (("retain", values.retain, grads.retain), ("forget", _mean(values.forget, present), _whole(grads.forget)))
     for name, value, grad in of_loss:
         where = _first_nonfinite(grad)
@@ -256,7 +257,7 @@ def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
     where = _first_nonfinite(updates)
     if where is not None:
         return f"both gradients are finite, but the optimizer's update is not, in '{where}'"
-    return "the gradients are finite, but their inner products overflow"
+    return unusable_budget(get_hardness(state)) or "the gradients are finite, but their inner products overflow"
 
 
 def _whole(grads: Tree | ImplicitStack) -> Tree:

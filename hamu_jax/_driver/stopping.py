@@ -129,7 +129,7 @@ def watch(
     return halt, streaks
 
 
-def after_evaluation(stopping: Stopping, keep: KeepBest | None, rows: Sequence[Row]) -> tuple[Status, str] | None:
+def after_evaluation(stopping: Stopping, rows: Sequence[Row], keep: KeepBest | None = None) -> tuple[Status, str] | None:
     """The decision on the last row's evaluation, outside jit: a status and a reason, or None."""
     row = rows[-1]
     for target in stopping.targets:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from hamu_jax._base.history import History, Row, json_row
 from hamu_jax._base.optional import require
 from hamu_jax._datasets.batches import batches, is_arrays
 from hamu_jax._datasets.evaluate import Evaluation
+from hamu_jax._driver import fingerprint
 from hamu_jax._driver.checkpoints import Checkpoints, Store
 from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
@@ -97,7 +99,8 @@ def unlearn(
       evaluation: what to evaluate, and how often.
       stopping: when to stop early.
       checkpoints: where to keep checkpoints. If the directory holds some of this run, it goes on from the last one and ends
-        with the same bits as if it had not been interrupted.
+        with the same bits as if it had not been interrupted; so does a call with more `steps`. If it holds another run's, that
+        is an error which names what differs (see `Checkpoints`, also for what comparing costs).
       measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
         promise (two more forward passes). 0: never.
       trust_region: take steps only as long as they keep their promises; see `TrustRegion` for the cost. A refused step leaves
@@ -133,12 +136,28 @@ def unlearn(
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, keep, () if evaluation is None else evaluation.columns())
+    given_losses, given_groups = losses, forget_groups
     if mesh is not None:
         check_mesh(mesh)
         losses = of_padded(losses[0]), of_padded(losses[1])
         forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
     carry = first_carry(params, optimizer, mesh, trust_region=trust_region, keeps_best=keep is not None)
-    store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples})
+    marks = functools.partial(
+        fingerprint.of_run,
+        params=params,
+        data={"retain": retain, "forget": forget},
+        losses=given_losses,
+        optimizer=optimizer,
+        state=carry.state,
+        evaluation=evaluation,
+        stopping=stopping,
+        trust_region=trust_region,
+        keep=keep,
+        forget_groups=given_groups,
+        microbatch_size=microbatch_size,
+        measure_every=measure_every,
+    )
+    store = Store(checkpoints, {"seed": seed, "batch_size": list(sizes), "examples": examples}, marks)
     try:
         carry, rows, end = store.restore(carry, steps)
         if end:
@@ -147,6 +166,12 @@ def unlearn(
         of_retain = batches("retain", retain, sizes[0], (seed, 0), start, mesh=mesh)
         of_forget = batches("forget", forget, sizes[1], (seed, 1), start, mesh=mesh)
         pairs = _pairs(of_retain, of_forget, elsewhere=trust_region is not None)
+        first = next(pairs, None) if start < steps else None
+        if first is not None:
+            for name, data, batch in zip(("retain", "forget"), (retain, forget), first, strict=False):
+                if not is_arrays(data):
+                    store.check_batches(name, batch if mesh is None else batch.batch)
+            pairs = itertools.chain([first], pairs)
         step = driver_step(
             losses,
             optimizer,
@@ -202,7 +227,7 @@ class _Run:
 
     def _completed(self, steps: int) -> Row:
         """The end of a run that took all its steps, unless the last one broke the model: no other follows to notice."""
-        if not self.step.sound(self.carry.params, *self.last[:2]):
+        if self.last is not None and not self.step.sound(self.carry.params, *self.last[:2]):
             self.rows.append({"step": steps})
             return self._halted(Halt.NONFINITE, steps, self.last)
         self.rows.append({"step": steps})
@@ -221,7 +246,7 @@ class _Run:
         measured: Row = {"step": number}
         if evaluate_now:
             self._evaluate(measured)
-        if decision := after_evaluation(self.stopping, self.keep, [*self.rows, measured]):
+        if decision := after_evaluation(self.stopping, [*self.rows, measured], self.keep):
             self.rows.append(measured)
             return {}, {"steps": number, "status": decision[0], "reason": f"before step {number}: {decision[1]}"}
         return measured, None

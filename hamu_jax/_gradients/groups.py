@@ -15,6 +15,7 @@ from hamu_jax._gradients.losses import (
     Batch,
     Loss,
     Partial,
+    checked_weights,
     example_weights,
     microbatched,
     per_example,
@@ -69,7 +70,8 @@ class Groups:
         [True, False, True]
         """
         member = _member(batch, self)
-        counts = jnp.ones_like(member) if weights is None else (weights != 0).astype(member.dtype)
+        given = jnp.ones(member.shape) if weights is None else checked_weights("weights", weights, member.shape[0])
+        counts = (given != 0).astype(member.dtype)
         return jax.ops.segment_sum(counts, member, self.count) > 0
 
 
@@ -144,7 +146,7 @@ def _membership(
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
     """The group of each example (`count` where it is in none), and what it counts in its group's mean."""
     member = _member(batch, groups)
-    weights = jnp.where(member < groups.count, example_weights(loss, batch, member.shape[0], given), 0.0)
+    weights = jnp.where(member < groups.count, example_weights(loss, batch, member.shape[0], given, "forget_weights"), 0.0)
     totals = device_axes.total(jax.ops.segment_sum(weights, member, groups.count + 1), axis_name)
     return member, ratio(weights, totals[member])
 

@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax._base import device_axes, validate
@@ -27,12 +29,32 @@ def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
     return size
 
 
-def example_weights(loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None) -> Float[Array, " batch"]:
-    """The weight of each example in a mean: the caller's times the loss's own (its padding)."""
-    dtype = jnp.result_type(float)
-    weights = jnp.ones(size, dtype) if given is None else jnp.asarray(given, dtype)
+def example_weights(
+    loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None, name: str = "weights"
+) -> Float[Array, " batch"]:
+    """The weight of each example in a mean: the caller's times the loss's own (its padding).
+
+    Raises:
+      TypeError, ValueError: for weights that are not one real number of at least 0 per example. Traced ones that are negative
+        become NaN, and so do all sums that they enter.
+    """
+    weights = jnp.ones(size, jnp.result_type(float)) if given is None else checked_weights(name, given, size)
     own = getattr(loss, "weights", None)
-    return weights if own is None else weights * own(batch).astype(dtype)
+    return weights if own is None else weights * checked_weights("loss.weights", own(batch), size)
+
+
+def checked_weights(name: str, weights: Any, size: int) -> Float[Array, " batch"]:
+    """Weights of examples as the default float, after the checks of `example_weights`."""
+    dtype, weights = jnp.result_type(float), validate.array(name, weights)
+    if weights.shape != (size,):
+        raise ValueError(f"{name}: got shape {weights.shape}, expected ({size},): one weight per example")
+    if isinstance(weights, Tracer):
+        numbers = weights.astype(dtype)
+        return jnp.where(numbers >= 0, numbers, jnp.nan)
+    concrete = np.asarray(weights).astype(np.float64)
+    if wrong := np.flatnonzero(~((concrete >= 0) & np.isfinite(concrete))).tolist():
+        raise ValueError(f"{name}[{wrong[0]}]: got {concrete[wrong[0]]}, expected a finite number of at least 0")
+    return jnp.asarray(weights, dtype)
 
 
 def per_example(
@@ -63,7 +85,7 @@ def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array,
 def _shares(loss: Loss, batch: Batch, given: Any, name: str, axis_name: AxisName | None = None) -> Float[Array, " batch"]:
     """What each example counts in the mean; all 0 where all weights are."""
     size = validate.batch(name, batch)
-    weights = example_weights(loss, batch, size, given)
+    weights = example_weights(loss, batch, size, given, name.replace("batch", "weights"))
     total = device_axes.total(jnp.sum(weights), axis_name)
     return weights / jnp.where(total > 0, total, 1.0)
 

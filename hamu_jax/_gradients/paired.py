@@ -63,8 +63,9 @@ def paired_value_and_grad(
     Returns:
       `f(params, retain_batch, forget_batch, *, retain_weights=None, forget_weights=None)`, which gives
       `((retain, forget) losses, (retain, forget) gradients)` as named tuples. Batches are pytrees with a leading example
-      axis; weights are `[batch]`. A batch whose weights are all 0 has loss 0 and gradient 0. It raises ValueError,
-      while tracing, for an empty batch, leaves of different lengths, or a loss that does not return `[batch]`.
+      axis; weights are `[batch]`, at least 0. A batch whose weights are all 0 has loss 0 and gradient 0. It raises ValueError,
+      while tracing, for an empty batch, leaves of different lengths, a loss that does not return `[batch]`, or weights of
+      another shape. Negative weights are an error too; inside `jit`, where nothing raises, loss and gradient are then NaN.
 
     Raises:
       ValueError: if `microbatch_size` is not a positive whole number, or for implicit groups with `axis_name`.

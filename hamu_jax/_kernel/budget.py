@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hamu_jax._base import validate
+
 Shares: TypeAlias = Callable[
     [Float[Array, " blocks"], Float[Array, " blocks"], Float[Array, " blocks"]], Float[Array, " blocks"]
 ]
@@ -39,15 +41,17 @@ def shares(
     """The factor of every block by which the total required improvement is multiplied (docs/mathematics.md, section 3).
 
     For `"cosine"` the square of the free gradient is to be that of the radius.
+    A negative share of a function becomes NaN.
 
     Raises:
       ValueError: for an unknown name, or a function whose result does not have one number a block.
     """
     if callable(distribution):
-        given = jnp.asarray(distribution(retain_square, forget_square, kappa), kappa.dtype)
+        given = validate.array("distribution (its result)", distribution(retain_square, forget_square, kappa))
         if given.shape != kappa.shape:
             raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share a block, {kappa.shape}")
-        return given
+        number = jnp.asarray(given, kappa.dtype)
+        return jnp.where(number >= 0, number, jnp.nan)
     if distribution == "uniform":
         return jnp.full_like(kappa, 1.0 / kappa.shape[0])
     if distribution == "softmax":

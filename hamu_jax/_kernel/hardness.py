@@ -45,7 +45,8 @@ class Hardness(NamedTuple):
       feasible: whether the requirement can be met within the radius.
       retain_change: predicted change of the retain loss.
       forget_change: predicted change of the forget loss.
-      finite: whether the block's gradients are finite. If any block's are not, the step is zero everywhere.
+      finite: whether the block's gradients, share and radius are finite. If any block's are not, the step is zero everywhere. A
+        negative number that a schedule or a `distribution` function returns counts as NaN.
       total_kappa: `kappa` of the whole model, as are the following.
       total_kappa_1: `kappa_1` for the sum of the shares and a step as long as all blocks' radii allow.
       total_kappa_2: `kappa_2` likewise.

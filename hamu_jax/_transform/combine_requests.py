@@ -67,8 +67,8 @@ def combine_requests(
             raise ValueError("forget_grads: got an ImplicitStack on many devices, expected the gradients themselves")
         retain, forget = device_axes.averaged(updates, forget_grads, axis_name, settings.shard_axis)
         dtype = accumulation_dtype(updates)
-        required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step(improvement, state.step, dtype))
-        longest = None if radius is None else at_step(radius, state.step, dtype)
+        required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step("improvement", improvement, state.step, dtype, (count,)))
+        longest = None if radius is None else at_step("radius", radius, state.step, dtype)
         present = _present(forget_grads, forget_present, count, axis_name)
         remaining = what_remains(until, forget_value, state.step, step_scale, like=required)
         options = {"present": present, "protected": protected, "remaining": remaining}

@@ -1,5 +1,6 @@
 """One step with a promise to every request: the parts of `step`, for many forget objectives at once."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from hamu_jax._kernel.budget import Budget, shares
 from hamu_jax._kernel.hardness import Geometry, Hardness
 from hamu_jax._kernel.inner_products import Tree, cross_gram, ratio, weighted_rows
 from hamu_jax._transform.level import Remaining
-from hamu_jax._transform.step import Settings, clipping, describe, limited, radii
+from hamu_jax._transform.step import Settings, clipping, describe, limited, radii, usable
 from hamu_jax.rules import Problem, Rule
 
 
@@ -64,7 +65,7 @@ def step_requests(
     """
     objective = jax.tree.map(lambda x: jnp.mean(x, axis=0), retain) if protected else retain
     blocks = partition(objective, settings.blocks, settings.shard_axis)
-    lowered = forget.negative() if isinstance(forget, ImplicitStack) else jax.tree.map(jnp.negative, forget)
+    lowered = _lowered(forget, present)
     stacks = [jax.tree.map(lambda x: x[None], objective), lowered, *([retain] if protected else [])]
     raw = _without(_joint_gram(stacks, blocks), present)
     scale = clipping(raw, settings.clip_norm)
@@ -75,7 +76,7 @@ def step_requests(
     others = gram.shape[-1] - 1 - improvement.shape[0]
     required = jnp.pad(budget.improvement, ((0, 0), (0, others)))  # a protected group: its loss must not rise
     combination = jax.vmap(settings.rule.solve)(Problem(gram, jnp.zeros_like(budget.radius), required, budget.radius))
-    finite = jnp.all(jnp.isfinite(gram), axis=(-2, -1))
+    finite = usable(jnp.all(jnp.isfinite(gram), axis=(-2, -1)), budget)
     fall = jnp.einsum("bij,bj->bi", gram, combination.rows, precision="highest") / scale[None, :]
     change = jnp.where(jnp.all(finite), fall[:, 1 : 1 + improvement.shape[0]], 0.0)
     hardness = _describe_mean(
@@ -92,6 +93,14 @@ def step_requests(
     fraction, multipliers, kkt = combination.solution
     multipliers = multipliers[:, : improvement.shape[0]]
     return update, hardness, Requests(fraction, multipliers, kkt, jnp.sum(change, axis=0), present)
+
+
+def _lowered(forget: Tree | ImplicitStack, present: Bool[Array, " m"]) -> Tree | ImplicitStack:
+    """Minus the gradients of the requests that are there, 0 for the others: selected, since 0 times NaN is not 0."""
+    if isinstance(forget, ImplicitStack):
+        counted, lowered = present[jnp.minimum(forget.member, forget.count - 1)], forget.negative()
+        return dataclasses.replace(lowered, shares=jnp.where(counted, lowered.shares, 0.0))
+    return jax.tree.map(lambda x: jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), -x, 0), forget)
 
 
 def _joint_gram(stacks: Sequence[Tree | ImplicitStack], blocks: Partition) -> Float[Array, "blocks m m"]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from hamu_jax._base import validate
 from hamu_jax._kernel.blocks import Blocks, partition
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
@@ -55,9 +56,20 @@ def _only(state: Any, kind: Any, name: str) -> Any:
     return found[0]
 
 
-def at_step(value: Number, step: Array, dtype: Any) -> Array:
-    """A number or schedule at a step."""
-    return jnp.asarray(value(step) if callable(value) else value, dtype)
+def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int, ...] = ()) -> Array:
+    """A number or schedule at a step; or, of requests, one number for each. A negative number of a schedule becomes NaN.
+
+    Raises:
+      TypeError, ValueError: while tracing, for a schedule that does not return one real number.
+    """
+    if not callable(value):
+        return jnp.asarray(value, dtype)
+    given = validate.array(f"{name} (a schedule's result)", value(step))
+    if given.shape not in ((), shape):
+        expected = "a number" if shape == () else f"a number or {shape}"
+        raise ValueError(f"{name}: got a schedule that returns shape {given.shape}, expected {expected}")
+    number = jnp.asarray(given, dtype)
+    return jnp.where(number >= 0, number, jnp.nan)
 
 
 def empty_hardness(params: Tree, blocks: Blocks) -> Hardness:

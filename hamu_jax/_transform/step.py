@@ -127,6 +127,16 @@ def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None)
     return jnp.broadcast_to(radius, free_square.shape).astype(free_square.dtype)
 
 
+def usable(finite: Bool[Array, " blocks"], budget: Budget) -> Bool[Array, " blocks"]:
+    """Whether a block's gradients are finite and, where all blocks' are, its share is a number and its radius a length.
+
+    What schedules and distribution functions return is known here only; a negative share of theirs has become NaN.
+    """
+    shares_fit = jnp.all(jnp.isfinite(budget.improvement), axis=tuple(range(1, budget.improvement.ndim)))
+    fits = shares_fit & jnp.isfinite(budget.radius) & (budget.radius >= 0)
+    return finite & (fits | ~jnp.all(finite))  # a gradient that is not finite spoils the shares of other blocks
+
+
 def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
     """The rule's answer for every block."""
     problem = Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius, budget.most)
@@ -155,7 +165,7 @@ def step(
     budget = allocate(measured, improvement, radius, settings, remaining)
     combination = solve(measured, budget, settings.rule)
     geometry = measured.geometry()
-    finite = jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual)
+    finite = usable(jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual), budget)
     hardness = describe(
         geometry,
         budget,

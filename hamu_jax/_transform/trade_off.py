@@ -13,7 +13,7 @@ from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.options import check_options
-from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve
+from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve, usable
 
 
 class TradeOff(NamedTuple):
@@ -60,7 +60,8 @@ def trade_off(
       points: number of points on the curve.
 
     Returns:
-      The curve. `largest` is 0 where a block with a share cannot forget at all.
+      The curve. `largest` is 0 where a block with a share cannot forget at all. All is NaN if `distribution` is a function that
+      returns a share that is negative or not finite.
 
     Raises:
       TypeError, ValueError: as `transform` and its `update`; ValueError if `points` is below 2.
@@ -100,7 +101,9 @@ def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settin
 
     grid = jnp.linspace(0.0, largest, points, dtype=largest.dtype)
     curve = jax.vmap(changes)(grid)
-    return TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
+    fits = usable(jnp.ones(one.radius.shape, bool), one)
+    found = TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
+    return jax.tree.map(lambda x: jnp.where(jnp.all(fits), x, jnp.nan), found)
 
 
 def _changes(measured: Measurement, improvement: Array, radius: Array | None, settings: Settings) -> Float[Array, "2"]:

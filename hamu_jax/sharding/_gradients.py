@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from hamu_jax._base import device_axes, validate
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Batch, Loss
+from hamu_jax._gradients.losses import Batch, Loss, checked_weights
 from hamu_jax._gradients.paired import Paired, PairedGradient, paired_partials
 from hamu_jax._gradients.paired import paired_value_and_grad as on_one_device
 from hamu_jax._kernel.inner_products import Tree
@@ -107,7 +107,11 @@ def _by_halves(loss: Loss, mesh: Mesh, shardings: Any, options: dict[str, Any]) 
         retain_weights: Float[Array, " retain"] | None = None,
         forget_weights: Float[Array, " forget"] | None = None,
     ) -> tuple[Paired[Array], Paired[Tree]]:
-        return mapped(params, _weighed(retain_batch, retain_weights), _weighed(forget_batch, forget_weights))
+        weighed = (
+            _weighed("retain_weights", retain_batch, retain_weights),
+            _weighed("forget_weights", forget_batch, forget_weights),
+        )
+        return mapped(params, *weighed)
 
     return paired
 
@@ -132,6 +136,7 @@ def _scattered(grad: Array, spec: PartitionSpec, lead: int) -> Array:
     return jax.lax.psum(part, AXES[:2])
 
 
-def _weighed(batch: Batch, weights: Float[Array, " batch"] | None) -> tuple[Batch, Float[Array, " batch"]]:
+def _weighed(name: str, batch: Batch, weights: Float[Array, " batch"] | None) -> tuple[Batch, Float[Array, " batch"]]:
     """A batch with the weight of each example."""
-    return batch, jnp.ones(validate.batch("batch", batch)) if weights is None else weights
+    size = validate.batch("batch", batch)
+    return batch, jnp.ones(size) if weights is None else checked_weights(name, weights, size)

@@ -42,7 +42,7 @@ NEEDING: list[tuple[str, str, Callable[[], Any]]] = [
     ("rich.progress", "driver", lambda: unlearn(progress=False)),
     ("orbax.checkpoint", "driver", lambda: unlearn(checkpoints=hamu_jax.Checkpoints("checkpoints"))),
     ("sklearn.metrics", "metrics", lambda: metrics.auc([0.0, 1.0], [1.0, 2.0])),
-    ("rouge_score.rouge_scorer", "metrics", lambda: metrics.rouge_l_recall("a b", "a c")),
+    ("rouge_score.tokenizers", "metrics", lambda: metrics.rouge_l_recall("a b", "a c")),
     ("matplotlib.figure", "report", lambda: report.plot_hardness(hamu_jax.History([]))),
 ]
 

@@ -56,6 +56,6 @@ def test_only_one_of_two_transforms_has_requests() -> None:
 
 def test_a_number_or_a_schedule() -> None:
     step = jnp.int32(3)
-    assert at_step(0.5, step, jnp.float32) == 0.5
-    assert at_step(lambda t: 2 * t, step, jnp.float32) == 6.0
-    np.testing.assert_array_equal(at_step(np.ones(2), step, jnp.float32), np.ones(2))
+    assert at_step("radius", 0.5, step, jnp.float32) == 0.5
+    assert at_step("radius", lambda t: 2 * t, step, jnp.float32) == 6.0
+    np.testing.assert_array_equal(at_step("improvement", np.ones(2), step, jnp.float32), np.ones(2))
