@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from hamu_jax._base import validate
 from hamu_jax._datasets.fixed_size_batches import chunks
-from hamu_jax._gradients.losses import Loss, example_weights, per_example, weighted_sum
+from hamu_jax._gradients.losses import Loss, check_data, example_weights, per_example, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,8 @@ def evaluate(
       `{"split/metric": mean}`, with `split/loss` for the loss.
 
     Raises:
-      ValueError: for an empty split, leaves of different lengths, or a metric that does not return `[batch]`.
+      ValueError: for an empty split, leaves of different lengths, labels beyond the classes (if the loss or a metric can check
+        them), or a metric that does not return `[batch]`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,6 +69,25 @@ def evaluate(
     if "loss" in (metrics or {}):
         raise ValueError("metrics: got the name 'loss', expected another: it is the mean loss")
     functions = {"loss": loss, **(metrics or {})}
+    for split, data in splits.items():
+        check_split(split, data, loss, metrics or {}, params)
+    return means_of_splits(functions, params, splits, batch_size=batch_size, mesh=mesh)
+
+
+def check_split(split: str, data: Any, loss: Loss, metrics: Mapping[str, Loss], params: Any) -> None:
+    """Checks one data set, its labels too where the loss and the metrics can.
+
+    Raises:
+      ValueError: naming the split.
+    """
+    for function in (loss, *metrics.values()):
+        check_data(f"splits[{split!r}]", data, function, params)
+
+
+def means_of_splits(
+    functions: Mapping[str, Loss], params: Any, splits: Mapping[str, Any], *, batch_size: int, mesh: Mesh | None
+) -> dict[str, float]:
+    """What `evaluate` returns, of data that has been checked."""
     return {
         f"{split}/{name}": value
         for split, data in splits.items()
@@ -85,20 +105,23 @@ def _means(
 ) -> dict[str, float]:
     """The means over one data set."""
     size = validate.batch(name, data)
-    names, kept = tuple(functions), tuple(functions.values())
     try:
-        parts = [_sums(kept, params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
+        parts = [_sums(tuple(functions.items()), params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
     total = sums[-1]
-    return {key: value / total if total else float("nan") for key, value in zip(names, sums[:-1], strict=True)}
+    return {key: value / total if total else float("nan") for key, value in zip(functions, sums[:-1], strict=True)}
 
 
 @functools.partial(jax.jit, static_argnames="functions")
-def _sums(functions: tuple[Loss, ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
-    """Weighted sums of every function over the first `real` examples of a batch, and the sum of weights."""
+def _sums(functions: tuple[tuple[str, Loss], ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
+    """Weighted sums of every named function over the first `real` examples of a batch, and the sum of weights."""
     size = validate.batch("batch", batch)
     mask = (jnp.arange(size) < real).astype(jnp.float32)
-    weights = example_weights(functions[0], batch, size, mask)
-    return (*(weighted_sum(per_example(f, params, batch, size, "a batch"), weights) for f in functions), jnp.sum(weights))
+    weights = example_weights(functions[0][1], batch, size, mask)
+    values = (
+        per_example(function, params, batch, size, "a batch", function="loss" if name == "loss" else f"metrics[{name!r}]")
+        for name, function in functions
+    )
+    return (*(weighted_sum(one, weights) for one in values), jnp.sum(weights))

@@ -14,7 +14,7 @@ from hamu_jax._base.history import Row
 from hamu_jax._gradients.paired import Paired
 from hamu_jax._kernel.hardness import Hardness
 
-Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience"]
+Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience", "ineffective"]
 
 
 class Halt(enum.IntEnum):

@@ -15,14 +15,15 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import History, Row, json_row
 from hamu_jax._base.optional import require
 from hamu_jax._datasets.batches import batches, is_arrays
-from hamu_jax._datasets.evaluate import Evaluation, columns, evaluate
+from hamu_jax._datasets.evaluate import Evaluation, check_split, columns, means_of_splits
 from hamu_jax._driver import fingerprint
 from hamu_jax._driver.checkpoints import Checkpoints, Store
 from hamu_jax._driver.guarantee import Guarantee
+from hamu_jax._driver.settings_checks import check_groups, outcome
 from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax.sharding._batches import groups_of_padded, of_padded
 from hamu_jax.sharding._mesh import check_mesh
 
@@ -39,7 +40,8 @@ class Unlearned:
       state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
       history: a row a step.
       steps: how many updates were made.
-      status: why it ended.
+      status: why it ended. "ineffective": all steps were taken, but no parameter changed, or the forget loss never had a
+        gradient.
       reason: the same in words.
     """
 
@@ -130,12 +132,19 @@ def unlearn(
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, () if evaluation is None else columns(evaluation.splits, evaluation.metrics))
+    for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True):
+        if is_arrays(data):
+            check_counted(name, data, own)
+    if evaluation is not None:
+        for split, data in evaluation.splits.items():
+            check_split(split, data, loss, evaluation.metrics, params)
     given_losses, given_groups = losses, forget_groups
     if mesh is not None:
         check_mesh(mesh)
         losses = of_padded(losses[0]), of_padded(losses[1])
         forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
     carry = first_carry(params, optimizer, mesh)
+    check_groups(given_groups, carry.state, forget, given_losses[1])
     marks = functools.partial(
         fingerprint.of_run,
         params=params,
@@ -177,7 +186,7 @@ def unlearn(
             like=carry,
             mesh=mesh,
         )
-        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every, mesh)
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, store, measure_every, mesh, params)
         end = run.until(steps, show=progress and jax.process_index() == 0)
         store.save(end["steps"], run.carry, run.rows, end)
         return _result(run.carry, run.rows, end)
@@ -199,6 +208,7 @@ class _Run:
     store: Store
     measure_every: int
     mesh: Mesh | None
+    start: Any  # the parameters before the first step
     last: Any = None
     pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
 
@@ -225,7 +235,8 @@ class _Run:
             self.rows.append({"step": steps})
             return self._halted(Halt.NONFINITE, steps, self.last)
         self.rows.append({"step": steps, **self._evaluate()})
-        return {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
+        status, reason = outcome(self.rows, self.start, self.carry.params, steps)
+        return {"steps": steps, "status": status, "reason": reason}
 
     def _before(self, number: int) -> tuple[Row, Row | None]:
         """What is due before a step: a checkpoint, and an evaluation with its stopping conditions."""
@@ -280,8 +291,9 @@ class _Run:
         wanted = self.evaluation
         if wanted is None:
             return {}
+        functions = {"loss": self.loss, **wanted.metrics}
         options: dict[str, Any] = {"batch_size": wanted.batch_size, "mesh": self.mesh}
-        return json_row(evaluate(self.loss, self.carry.params, wanted.splits, wanted.metrics, **options))
+        return json_row(means_of_splits(functions, self.carry.params, wanted.splits, **options))
 
 
 def _ahead(mesh: Mesh | None) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from hamu_jax._base import optional, validate
 from hamu_jax._datasets.fixed_size_batches import chunks
-from hamu_jax._gradients.losses import Loss, example_weights, per_example
+from hamu_jax._gradients.losses import Loss, check_data, example_weights, per_example
 
 
 class MembershipAUC(NamedTuple):
@@ -38,7 +38,8 @@ def values(metric: Loss, params: Any, data: Any, *, batch_size: int = 1024) -> F
       The values, in the order of the examples.
 
     Raises:
-      ValueError: for no examples, leaves of different lengths, or a metric that does not return `[batch]`.
+      ValueError: for no examples, leaves of different lengths, labels that are wrong (if the metric can check them), or a
+        metric that does not return `[batch]`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,7 +48,7 @@ def values(metric: Loss, params: Any, data: Any, *, batch_size: int = 1024) -> F
     """
     validate.integer("batch_size", batch_size)
     found: list[np.ndarray] = []
-    for part, real in chunks(data, validate.batch("data", data), batch_size):
+    for part, real in chunks(data, check_data("data", data, metric, params), batch_size):
         numbers, weights = (np.asarray(x)[:real] for x in _values(metric, params, part))
         found.append(numbers[weights != 0])
     return np.concatenate(found)
@@ -57,7 +58,7 @@ def values(metric: Loss, params: Any, data: Any, *, batch_size: int = 1024) -> F
 def _values(metric: Loss, params: Any, batch: Any) -> tuple[Array, Array]:
     """The values of a batch and their weights."""
     size = validate.batch("data", batch)
-    return per_example(metric, params, batch, size, "data"), example_weights(metric, batch, size, None)
+    return per_example(metric, params, batch, size, "data", function="metric"), example_weights(metric, batch, size, None)
 
 
 def auc(negatives: Float[Any, " n"], positives: Float[Any, " m"]) -> float:

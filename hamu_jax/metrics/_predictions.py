@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax._kernel.inner_products import accumulation_dtype, ratio
+from hamu_jax.objectives._predictions import CrossEntropy, Predictions
 
 Apply = Callable[[Any, Any], Float[Array, "*labels classes"]]
 
@@ -44,13 +45,27 @@ class Metric:
         values = self.score(logits[0], jnp.maximum(labels, 0), *logits[1:])
         return jnp.where(self._counted(labels), self.pool(values, labels >= 0), 0.0)
 
+    def check(self, params: Any, batch: Any, name: str = "batch") -> None:
+        """Checks the labels of concrete data: whole numbers, as many as `apply` has predictions, none beyond its classes.
+
+        A metric that reads of its labels only what is padding (`entropy`, `kl_divergence`, `agreement`) takes any class.
+
+        Raises:
+          ValueError: naming the first label that is wrong.
+        """
+        kind = Predictions if self.score in _IGNORING_THE_LABEL else CrossEntropy
+        kind(self.apply, self.label).check(params, batch, name)
+
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """1 for an example or a sequence of whatever length, 0 for one that is all padding."""
         return self._counted(self._labels(batch)).astype(jnp.float32)
 
     def _labels(self, batch: Any) -> Int[Array, "*labels"]:
-        """The labels, of one dtype whatever the data's."""
-        return jnp.asarray(batch[self.label]).astype(jnp.int32)
+        """The labels, of one dtype whatever the data's. They must be integers: 0.9 is no class."""
+        labels = jnp.asarray(batch[self.label])
+        if not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise ValueError(f"batch[{self.label!r}]: got dtype {labels.dtype}, expected integer class labels")
+        return labels.astype(jnp.int32)
 
     def _counted(self, labels: Int[Array, "*labels"]) -> Bool[Array, " batch"]:
         """Which examples have a label."""
@@ -70,8 +85,9 @@ def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
         that don't count, such as the question's.
 
     Returns:
-      `metric(params, batch) -> [batch]`, 0 for padding. It raises ValueError, while tracing, if the shapes of logits and
-      labels don't fit.
+      `metric(params, batch) -> [batch]`, 0 for padding, NaN for a label beyond the classes. It raises ValueError, while
+      tracing, if the shapes of logits and labels don't fit, or the labels are not integers. `metric.check(params, batch)`
+      looks at the labels of concrete data.
 
     Example:
       >>> import jax.numpy as jnp
@@ -209,9 +225,9 @@ def _top(logits: Float[Array, "*labels classes"]) -> tuple[Int[Array, "*labels"]
 
 
 def right(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
-    """1 for a right prediction."""
+    """1 for a right prediction, NaN for a label beyond the classes."""
     predicted, known = _top(logits)
-    return jnp.where(known, (predicted == labels).astype(logits.dtype), jnp.nan)
+    return jnp.where(known & (labels < logits.shape[-1]), (predicted == labels).astype(logits.dtype), jnp.nan)
 
 
 def _agree(
@@ -238,3 +254,6 @@ def _divergence(
     dtype = jnp.promote_types(logits.dtype, reference.dtype)
     model, other = (_log_probabilities(x.astype(dtype)) for x in (logits, reference))
     return jnp.maximum(optax.losses.kl_divergence_with_log_targets(model, other), 0.0)
+
+
+_IGNORING_THE_LABEL = (_entropy, _agree, _divergence)  # they read what is padding, and no class

@@ -78,18 +78,25 @@ def test_names_are_known_beforehand() -> None:
         (
             {"test": DATA},
             {"mean": lambda _, batch: jnp.mean(batch["y"])},
-            "splits['test']: loss: got a result of shape () for a batch of 10 examples",
+            "splits['test']: metrics['mean']: got a result of shape () for a batch of 10 examples, expected (10,): one number",
         ),
         (
             {"test": DATA},
             {"x": lambda _, batch: batch["x"]},
-            "splits['test']: loss: got a result of shape (10, 3) for a batch of 10 examples",
+            "splits['test']: metrics['x']: got a result of shape (10, 3) for a batch of 10 examples",
         ),
     ],
 )
 def test_errors_name_the_split(splits: Any, metrics: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         hamu_jax.evaluate(loss, start(), splits, metrics)
+
+
+def test_errors_name_the_loss() -> None:
+    with pytest.raises(
+        ValueError, match=re.escape("splits['test']: loss: got a result of shape () for a batch of 10 examples")
+    ):
+        hamu_jax.evaluate(lambda _, batch: jnp.mean(batch["y"]), start(), {"test": DATA})
 
 
 def test_batch_size_is_a_count() -> None:

@@ -97,10 +97,20 @@ def test_a_value_that_is_not_finite_is_not_taken_for_padding() -> None:
 def test_values_errors() -> None:
     with pytest.raises(ValueError, match="data: got 0 examples"):
         metrics.values(metrics.entropy(logits), KERNEL, {name: value[:0] for name, value in DATA.items()})
-    with pytest.raises(ValueError, match=re.escape("got a result of shape () for data of 7 examples")):
+    with pytest.raises(ValueError, match=re.escape("metric: got a result of shape () for data of 7 examples")):
         metrics.values(lambda _, batch: jnp.sum(batch["x"]), KERNEL, DATA)
     with pytest.raises(ValueError, match="batch_size: got 0"):
         metrics.values(metrics.entropy(logits), KERNEL, DATA, batch_size=0)
+
+
+def test_values_looks_at_the_labels() -> None:
+    beyond = {**DATA, "label": np.array([0, 1, -1, 3, 4, -1, 0])}
+    for metric in (metrics.accuracy(logits), metrics.probability(logits), objectives.cross_entropy(logits)):
+        with pytest.raises(ValueError, match=re.escape("data['label']: got label 4 at example 4, expected 0 to 3, or -1")):
+            metrics.values(metric, KERNEL, beyond)
+    np.testing.assert_array_equal(  # which class it is does not matter to these
+        metrics.values(metrics.entropy(logits), KERNEL, beyond), metrics.values(metrics.entropy(logits), KERNEL, DATA)
+    )
 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

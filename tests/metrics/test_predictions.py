@@ -280,6 +280,39 @@ def test_shapes_that_do_not_fit(metric: Any, logits: Any, message: str) -> None:
         metric(np.zeros(logits, np.float32), sequences(0)[1])
 
 
+BEYOND = {"label": np.array([0, 1, 2, -1])}  # of three examples with two classes, and padding
+READING = {"accuracy": metrics.accuracy(apply), "probability": metrics.probability(apply)}
+
+
+@pytest.mark.parametrize("metric", READING.values(), ids=READING)
+def test_a_label_beyond_the_classes_is_not_a_wrong_answer(metric: Any) -> None:
+    """Inside jit nothing raises: its number is NaN. Concrete data are checked."""
+    logits = np.array([[2.0, 0.0]] * 4, np.float32)
+    np.testing.assert_array_equal(np.isnan(jax.jit(metric)(logits, BEYOND)), [False, False, True, False])
+    with pytest.raises(ValueError, match=re.escape("test['label']: got label 2 at example 2, expected 0 to 1, or -1")):
+        metric.check(logits, BEYOND, "test")
+    metrics.entropy(apply).check(logits, BEYOND, "test")
+
+
+def test_sequences_with_a_label_beyond_the_classes() -> None:
+    logits, labels = np.zeros((1, 3, 2), np.float32), {"label": np.array([[0, 2, 1]])}
+    for make in (metrics.min_k, metrics.min_k_plus_plus, metrics.extraction_strength, metrics.accuracy, metrics.probability):
+        assert np.isnan(make(apply)(logits, labels)[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bool"])
+def test_labels_are_integers(dtype: str) -> None:
+    labels = {"label": np.array([0.0, 0.9], np.float32).astype(dtype)}
+    message = re.escape(f"batch['label']: got dtype {dtype}, expected integer class labels")
+    for metric in (*EXAMPLES.values(), metrics.accuracy(apply)):
+        with pytest.raises(ValueError, match=message):
+            metric(np.zeros((2, 2), np.float32), {**labels, "retrained": np.zeros((2, 2), np.float32)})
+        with pytest.raises(ValueError, match=message):
+            metric.weights(labels)
+        with pytest.raises(ValueError, match=message):
+            metric.check(np.zeros((2, 2), np.float32), labels)
+
+
 def test_min_k_needs_sequences() -> None:
     with pytest.raises(ValueError, match=re.escape("labels: got shape (3,), expected [batch, time]")):
         metrics.min_k(apply)(np.zeros((3, 4), np.float32), {"label": np.zeros(3, int)})
