@@ -16,7 +16,7 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
 from hamu_jax._base.markdown import table
 from hamu_jax._datasets.profiles import mean_and_grad, profile
-from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax._gradients.per_example import directional, grad_norms
 from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
@@ -177,8 +177,9 @@ def assess(
     if microbatch_size is not None:
         validate.integer("microbatch_size", microbatch_size)
     of_forget = loss if forget_loss is None else forget_loss
-    check_data("retain", retain, loss, params)
-    check_data("forget", forget, of_forget, params)
+    for name, data, own in (("retain", retain, loss), ("forget", forget, of_forget)):
+        check_data(name, data, own, params)
+        check_counted(name, data, own)
     params = params if mesh is None else shard_params(params, mesh)
     retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size, mesh)
     mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size, mesh)

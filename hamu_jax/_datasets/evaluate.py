@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from hamu_jax._base import validate
 from hamu_jax._datasets.fixed_size_batches import chunks
-from hamu_jax._gradients.losses import Loss, example_weights, per_example, weighted_sum
+from hamu_jax._gradients.losses import Loss, check_data, example_weights, per_example, weighted_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,9 @@ class Evaluation:
     batch_size: int = 1024
 
     def measure(self, loss: Loss, params: Any, mesh: Mesh | None = None) -> dict[str, float]:
-        """What `evaluate` returns for these parameters."""
-        return evaluate(loss, params, self.splits, self.metrics, batch_size=self.batch_size, mesh=mesh)
+        """What `evaluate` returns for these parameters, of data that has been checked."""
+        functions = {"loss": loss, **self.metrics}
+        return means_of_splits(functions, params, self.splits, batch_size=self.batch_size, mesh=mesh)
 
     def columns(self) -> tuple[str, ...]:
         """The names of what `measure` returns."""
@@ -64,7 +65,8 @@ def evaluate(
       `{"split/metric": mean}`, with `split/loss` for the loss.
 
     Raises:
-      ValueError: for an empty split, leaves of different lengths, or a metric that does not return `[batch]`.
+      ValueError: for an empty split, leaves of different lengths, labels beyond the classes (if the loss or a metric can check
+        them), or a metric that does not return `[batch]`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,6 +78,25 @@ def evaluate(
     if "loss" in (metrics or {}):
         raise ValueError("metrics: got the name 'loss', expected another: it is the mean loss")
     functions = {"loss": loss, **(metrics or {})}
+    for split, data in splits.items():
+        check_split(split, data, loss, metrics or {}, params)
+    return means_of_splits(functions, params, splits, batch_size=batch_size, mesh=mesh)
+
+
+def check_split(split: str, data: Any, loss: Loss, metrics: Mapping[str, Loss], params: Any) -> None:
+    """Checks one data set, its labels too where the loss and the metrics can.
+
+    Raises:
+      ValueError: naming the split.
+    """
+    for function in (loss, *metrics.values()):
+        check_data(f"splits[{split!r}]", data, function, params)
+
+
+def means_of_splits(
+    functions: Mapping[str, Loss], params: Any, splits: Mapping[str, Any], *, batch_size: int, mesh: Mesh | None
+) -> dict[str, float]:
+    """What `evaluate` returns, of data that has been checked."""
     return {
         f"{split}/{name}": value
         for split, data in splits.items()

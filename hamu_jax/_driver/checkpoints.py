@@ -90,7 +90,7 @@ class Store:
         self._compare(run.get("fingerprint"), run.get("python"))
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, carry)
         carry = self._read(step, "carry", self._ocp.args.StandardRestore(abstract))
-        if run["end"].get("status") == "completed" and step < steps:
+        if run["end"].get("status") in ("completed", "ineffective") and step < steps:
             return carry, run["rows"][:step], {}
         return carry, run["rows"], run["end"]
 

@@ -15,7 +15,9 @@ from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._gradients.paired import Paired
 from hamu_jax._kernel.hardness import Hardness
 
-Status = Literal["completed", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience", "converged"]
+Status = Literal[
+    "completed", "ineffective", "nonfinite", "unavoidable", "criterion", "infeasible", "target", "patience", "converged"
+]
 
 
 class Halt(enum.IntEnum):

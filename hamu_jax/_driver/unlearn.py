@@ -16,15 +16,16 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import History, Row, json_row
 from hamu_jax._base.optional import require
 from hamu_jax._datasets.batches import batches, is_arrays
-from hamu_jax._datasets.evaluate import Evaluation
+from hamu_jax._datasets.evaluate import Evaluation, check_split
 from hamu_jax._driver import fingerprint
 from hamu_jax._driver.checkpoints import Checkpoints, Store
 from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.settings_checks import check_groups, outcome
 from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax.sharding._batches import groups_of_padded, of_padded
 from hamu_jax.sharding._mesh import check_mesh
 
@@ -41,7 +42,8 @@ class Unlearned:
       state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
       history: a row a step.
       steps: how many updates were made.
-      status: why it ended.
+      status: why it ended. "ineffective": all steps were taken, but no parameter changed, or the forget loss never had a
+        gradient.
       reason: the same in words.
       best_step: with `keep`, after how many updates the parameters were the best.
     """
@@ -136,12 +138,19 @@ def unlearn(
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, keep, () if evaluation is None else evaluation.columns())
+    for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True):
+        if is_arrays(data):
+            check_counted(name, data, own)
+    if evaluation is not None:
+        for split, data in evaluation.splits.items():
+            check_split(split, data, loss, evaluation.metrics, params)
     given_losses, given_groups = losses, forget_groups
     if mesh is not None:
         check_mesh(mesh)
         losses = of_padded(losses[0]), of_padded(losses[1])
         forget_groups = None if forget_groups is None else groups_of_padded(forget_groups)
     carry = first_carry(params, optimizer, mesh, trust_region=trust_region, keeps_best=keep is not None)
+    check_groups(given_groups, carry.state, forget, given_losses[1])
     marks = functools.partial(
         fingerprint.of_run,
         params=params,
@@ -182,7 +191,7 @@ def unlearn(
             like=carry,
             mesh=mesh,
         )
-        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, keep, store, measure_every, mesh)
+        run = _Run(step, carry, pairs, rows, loss, evaluation, stopping, keep, store, measure_every, mesh, params)
         end = run.until(steps, show=progress and jax.process_index() == 0)
         store.save(end["steps"], run.carry, run.rows, end)
         return _result(run.carry, run.rows, end, keep)
@@ -205,6 +214,7 @@ class _Run:
     store: Store
     measure_every: int
     mesh: Mesh | None
+    start: Any  # the parameters before the first step
     last: Any = None
     pending: collections.deque[tuple[Row, Any, Any]] = dataclasses.field(default_factory=collections.deque)
 
@@ -232,7 +242,8 @@ class _Run:
             return self._halted(Halt.NONFINITE, steps, self.last)
         self.rows.append({"step": steps})
         self._evaluate(self.rows[-1])
-        return {"steps": steps, "status": "completed", "reason": f"all {steps} steps were taken"}
+        status, reason = outcome(self.rows, self.start, self.carry.params, steps)
+        return {"steps": steps, "status": status, "reason": reason}
 
     def _before(self, number: int) -> tuple[Row, Row | None]:
         """What is due before a step: a checkpoint, and an evaluation with its stopping conditions."""

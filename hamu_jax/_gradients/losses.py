@@ -19,6 +19,8 @@ Batch: TypeAlias = chex.ArrayTree
 Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
 Partial: TypeAlias = Callable[[Tree], tuple[Float[Array, "..."], Any]]  # a loss and its gradient; sums over devices are whole
 
+ROWS = 65536  # examples that are looked at at once, of data that may not be in memory
+
 
 def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
     """Checks concrete data, its labels too if the loss can (`loss.check`); returns the number of examples."""
@@ -27,6 +29,18 @@ def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
     if check is not None:
         check(params, data, name)
     return size
+
+
+def check_counted(name: str, data: Batch, loss: Loss) -> None:
+    """Checks that not all examples are padding; looks no further than the first that is not."""
+    size = validate.batch(name, data)
+    own = getattr(loss, "weights", None)
+    for begin in range(0, size if own is not None else 0, ROWS):
+        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + ROWS], data)
+        if jnp.any(example_weights(loss, part, min(ROWS, size - begin), None) != 0):
+            return
+    if own is not None:
+        raise ValueError(f"{name}: got {size} examples of weight 0 (all their labels are padding), expected one that counts")
 
 
 def example_weights(
@@ -67,6 +81,8 @@ def per_example(
             f"{function}: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
             f"expected ({size},): one {'loss' if function == 'loss' else 'number'} an example"
         )
+    if function == "loss" and not jnp.issubdtype(jnp.result_type(values), jnp.floating):
+        raise TypeError(f"loss: got {jnp.result_type(values)}, expected floating-point losses: others have no gradient")
     return values
 
 

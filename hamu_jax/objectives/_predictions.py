@@ -41,6 +41,7 @@ class Predictions:
 
     def counted(self, batch: Any) -> Bool[Array, " batch *time"]:
         """Which predictions count."""
+        _check_kind("batch", self.label, batch[self.label])
         return batch[self.label] >= 0
 
     def logits(self, params: Any, batch: Any) -> Float[Array, "batch *time classes"]:
@@ -69,8 +70,7 @@ class Predictions:
     def _classes(self, params: Any, batch: Any, name: str) -> int:
         """The number of classes, after the checks that need no other."""
         labels = np.asarray(batch[self.label])
-        if not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{name}[{self.label!r}]: got dtype {labels.dtype}, expected integer class labels")
+        _check_kind(name, self.label, labels)
         shape = jax.eval_shape(self.apply, params, batch).shape
         if shape[:-1] != labels.shape:
             raise ValueError(f"{name}[{self.label!r}]: got shape {labels.shape}, expected {shape[:-1]} for logits {shape}")
@@ -129,8 +129,10 @@ class Divergence(Predictions):
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
         """One divergence a prediction."""
-        target = jax.nn.log_softmax(self.masked(self.teacher(batch), batch, "teacher"))
-        return optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(self.logits(params, batch)), target)
+        logits, target = self.logits(params, batch), self.masked(self.teacher(batch), batch, "teacher")
+        if target.shape != logits.shape:
+            raise ValueError(f"teacher: got logits of shape {target.shape}, expected {logits.shape} as apply returns")
+        return optax.losses.kl_divergence_with_log_targets(jax.nn.log_softmax(logits), jax.nn.log_softmax(target))
 
 
 def cross_entropy(apply: Apply, *, label: Any = "label") -> CrossEntropy:
@@ -223,6 +225,13 @@ def kl(apply: Apply, teacher: Teacher, *, label: Any = "label") -> Divergence:
     minimisation).
     """
     return Divergence(apply, label, teacher=teacher)
+
+
+def _check_kind(name: str, label: Any, labels: Any) -> None:
+    """Checks that labels are integers: 0.9 is no class."""
+    dtype = jnp.result_type(labels)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"{name}[{label!r}]: got dtype {dtype}, expected integer class labels")
 
 
 def _over_time(values: Float[Array, " batch *time"]) -> Float[Array, " batch"]:

@@ -149,14 +149,16 @@ def test_unlearn_with_requests_is_a_plain_loop() -> None:
 
 
 def test_requests_without_groups_and_groups_without_requests() -> None:
-    with pytest.raises(ValueError, match="forget_grads"):
+    with pytest.raises(ValueError, match="forget_groups"):
         unlearned(many(0.05))
-    with pytest.raises(ValueError, match="forget_grads"):
+    with pytest.raises(ValueError, match="forget_groups"):
         unlearned(hamu_jax.hamu(0.05, 0.1), forget_groups=GROUPS)
 
 
 def test_a_number_of_groups_that_is_not_the_optimizers() -> None:
-    with pytest.raises(ValueError, match=re.escape("forget_grads: got 4 requests on axis 0, expected 3")):
+    with pytest.raises(
+        ValueError, match=re.escape("forget_groups: got count=4, expected 3 as in the optimizer's num_requests")
+    ):
         unlearned(many(0.05), forget_groups=Groups(GROUPS.of, 4))
 
 
