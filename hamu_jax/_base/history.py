@@ -77,8 +77,8 @@ def json_value(value: Any) -> Any:
 
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    write_bytes_whole(path, text.encode())
+    """Writes a text file, whole or not at all. A lone surrogate, which UTF-8 lacks, becomes its escape sequence."""
+    write_bytes_whole(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes_whole(path: str | os.PathLike[str], data: bytes) -> None:

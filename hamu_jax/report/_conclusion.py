@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from hamu_jax._base import validate
 from hamu_jax._base.history import History, json_row
@@ -139,6 +139,15 @@ def conclude(
             f"**Where to stop:** {_where_to_stop(result, along, gone, goal, slack)}",
             "This is evidence about these measurements, not a certificate that no trace is left.",
         ]
+    )
+
+
+def tone(conclusion: str) -> Literal["good", "bad", "neutral"]:
+    """Whether a conclusion begins with good or with bad news."""
+    if conclusion.startswith("**It was forgotten.**"):
+        return "good"
+    return (
+        "bad" if conclusion.startswith(("**The model was damaged", f"**{_NOT}**", "**It was forgotten too far")) else "neutral"
     )
 
 

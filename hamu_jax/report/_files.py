@@ -11,8 +11,10 @@ from hamu_jax._base.markdown import escape, paragraphs, table
 from hamu_jax._driver.unlearn import Unlearned
 from hamu_jax._transform.trade_off import TradeOff
 from hamu_jax.report import _plots
-from hamu_jax.report._conclusion import Models
+from hamu_jax.report._conclusion import Models, tone
 from hamu_jax.report._environment import environment, provenance
+from hamu_jax.report._numbers import show
+from hamu_jax.report._page import Section, page
 from hamu_jax.report._plots import plot_evaluations, plot_hardness, plot_promises, plot_trade_off, save_figure
 
 
@@ -29,7 +31,9 @@ def write(
     curve: TradeOff | None = None,
     learning_rate: float = 1.0,
 ) -> Path:
-    """Writes `report.md`, `report.json`, `history.jsonl` and the pictures.
+    """Writes `report.md` with its pictures, `report.html`, `report.json` and `history.jsonl`.
+
+    The HTML file needs no other file: it can be sent to somebody. See `page`.
 
     Args:
       directory: where to write; made if need be.
@@ -69,6 +73,7 @@ def write(
     result.history.write(directory / "history.jsonl")
     captions = {name: _plots.CAPTIONS[name] for name in figures}
     write_whole(directory / "report.md", _markdown(title, record, captions))
+    write_whole(directory / "report.html", _html(title, record, {captions[name]: figure for name, figure in figures.items()}))
     return directory / "report.md"
 
 
@@ -86,9 +91,8 @@ def _check(models: Models) -> None:
 
 def _markdown(title: str, record: Mapping[str, Any], captions: Mapping[str, str]) -> str:
     """The report's text."""
-    columns = list(next(iter(record["models"].values())))
-    rows = [(name, *(_number(values[column]) for column in columns)) for name, values in record["models"].items()]
-    blocks = [f"# {escape(title)}", table(("model", *columns), rows)]
+    header, rows = _models(record)
+    blocks = [f"# {escape(title)}", table(header, [[show(cell) for cell in row] for row in rows])]
     for name, caption in captions.items():
         blocks += [f"![{caption}]({name}.png)", caption]
     blocks += [provenance(record["settings"], measured_in=record["environment"])]
@@ -96,8 +100,17 @@ def _markdown(title: str, record: Mapping[str, Any], captions: Mapping[str, str]
     return "\n\n".join(blocks) + "\n"
 
 
-def _number(value: float | None) -> str | None:
-    """A number of the table: three decimals, or three digits where these say nothing or are far too many."""
-    if value is None:
-        return None
-    return f"{value:.3f}" if value == 0 or 5e-4 <= abs(value) < 1e4 else f"{value:.3g}"  # noqa: PLR2004
+def _html(title: str, record: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """The same for a browser, the conclusion first."""
+    sections = [
+        Section("Models", table=_models(record)),
+        Section("The run", figures=figures),
+        Section("How it was made", entries={**record["settings"], **record["environment"]}),
+    ]
+    return page(title, record["conclusion"], sections, tone=tone(record["conclusion"]))
+
+
+def _models(record: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The header and the rows of the table of models."""
+    columns = list(next(iter(record["models"].values())))
+    return ["model", *columns], [[name, *(values[column] for column in columns)] for name, values in record["models"].items()]

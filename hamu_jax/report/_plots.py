@@ -153,12 +153,14 @@ def plain(label: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def new_axes(xlabel: str, ylabel: str, *, height: float = 4.2) -> tuple[Any, Any]:
-    """An empty figure with labelled axes."""
-    figure = require("matplotlib.figure", "report").Figure(figsize=(7, height), layout="constrained")
-    axes = figure.subplots()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def new_axes(xlabel: str, ylabel: str | tuple[str, ...], *, width: float = 7, height: float = 4.2) -> tuple[Any, Any]:
+    """An empty figure with labelled axes; several labels are several axes, one above the other, with one horizontal axis."""
+    figure = require("matplotlib.figure", "report").Figure(figsize=(width, height), layout="constrained")
+    labels = (ylabel,) if isinstance(ylabel, str) else ylabel
+    all_axes = figure.subplots(len(labels), sharex=True, squeeze=False)[:, 0]
+    for axes, label in zip(all_axes, labels, strict=True):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[-1].set_xlabel(xlabel)
+    return figure, all_axes[0] if isinstance(ylabel, str) else all_axes

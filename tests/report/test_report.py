@@ -1,5 +1,6 @@
 """The report: every file is there and readable, whatever the run went through, and the words fit the numbers."""
 
+import html
 import json
 import math
 import re
@@ -160,6 +161,9 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert words[0] == text
     assert words[1:3] == ["model", text]
     assert f"{text}: {text}" in words
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert html.escape(HOSTILE) in page
     figure = report.plot_evaluations(history, {HOSTILE: HOSTILE, "_hidden": "test retain/accuracy"}, {})
     assert len(figure.axes[0].get_legend().texts) == 2
 
