@@ -70,7 +70,8 @@ DIFFERENT: dict[str, tuple[dict[str, Any], str]] = {
     "stopping": ({"stopping": hamu_jax.Stopping(unavoidable=3)}, "stopping (stopping.unavoidable: got None, expected 3)"),
     "evaluated data": ({"evaluation": Evaluation({"retain": OTHER}, every=4)}, "another evaluation (evaluation.splits["),
     "evaluated how often": ({"evaluation": Evaluation({"retain": RETAIN})}, "evaluation.every: got 4, expected 10)"),
-    "trust": ({"trust_region": hamu_jax.TrustRegion(0.25)}, "another trust_region (trust_region.start: got 0.5, expected 0.25)"),
+    "trust": (
+        {"trust_region": hamu_jax.TrustRegion(0.25)}, "(trust_region.start: got 0.5, expected 0.25)"),
     "no trust": ({"trust_region": None}, "another trust_region (trust_region: got TrustRegion, expected None)"),
     "microbatch": ({"microbatch_size": 2}, "another microbatch_size (microbatch_size: got None, expected 2)"),
     "measure_every": ({"measure_every": 2}, "another measure_every (measure_every: got 0, expected 2)"),

@@ -185,7 +185,10 @@ def test_masked_parameters_are_left_out() -> None:
         ({"clip_norm": -1.0}, r"clip_norm: got -1.0, expected a positive number"),
         ({"variant": "x"}, r"variant: got 'x', expected 'q' or 'u'"),
         ({"blocks": "layer"}, r"blocks: got 'layer', expected 'leaf', 'global' or a function from a key path to a label"),
-        ({"distribution": "even"}, r"distribution: got 'even', expected one of grad_norm, uniform, softmax, relative, cosine, or a"),
+        (
+            {"distribution": "even"},
+            r"got 'even', expected one of grad_norm, uniform, softmax, relative, cosine, or a",
+        ),
         ({"infeasible": "raise"}, r"infeasible: got 'raise', expected one of scale, ascend, skip"),
     ],
     ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else "",
