@@ -7,7 +7,7 @@ from hamu_jax.report._conclusion import Models as Models
 from hamu_jax.report._conclusion import conclude
 from hamu_jax.report._environment import environment, provenance
 from hamu_jax.report._files import write
-from hamu_jax.report._outcome import outcome_page
+from hamu_jax.report._outcome import write_outcome
 from hamu_jax.report._outcome_plots import plot_histograms, plot_path, plot_trust_region
 from hamu_jax.report._page import Section, page
 from hamu_jax.report._plots import plot_evaluations, plot_hardness, plot_promises, plot_trade_off, save_figure
@@ -16,7 +16,6 @@ __all__ = [
     "Section",
     "conclude",
     "environment",
-    "outcome_page",
     "page",
     "plot_assessment",
     "plot_evaluations",
@@ -30,5 +29,6 @@ __all__ = [
     "save_figure",
     "table",
     "write",
+    "write_outcome",
     "write_whole",
 ]

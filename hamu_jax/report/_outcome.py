@@ -1,92 +1,148 @@
-"""The page of a run towards a level, from plain data."""
+"""The report of `forget`: did the forget set get to its level, what did it cost, and who paid."""
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 
-from hamu_jax._base.history import History
-from hamu_jax.report._environment import environment
+from hamu_jax import metrics
+from hamu_jax._base.history import json_row, write_whole
+from hamu_jax._base.markdown import escape, paragraphs, table
+from hamu_jax._driver.forget_outcome import ForgetStatus, Forgotten
+from hamu_jax._gradients.losses import Loss
+from hamu_jax.report._environment import environment, provenance
+from hamu_jax.report._numbers import show
 from hamu_jax.report._outcome_plots import HEIGHT, WIDTH, plot_histograms, plot_path, plot_trust_region
 from hamu_jax.report._page import Section, Tone, page
-from hamu_jax.report._plots import CAPTIONS, plot_hardness
+from hamu_jax.report._plots import CAPTIONS, plot_hardness, save_figure
 
-Table = tuple[Sequence[Any], Sequence[Sequence[Any]]]
-
-_TRUST_REGION = ("learning_rate", "accepted", "trust_error")
+_TONES: dict[ForgetStatus, Tone] = {"reached": "good", "not_reached": "bad", "nonfinite": "bad"}
+_TRUST_REGION = ("step_scale", "step_accepted", "trust_error")
 _HARDNESS = ("kappa", "kappa_1", "kappa_2", "retain_norm", "forget_norm")
+_CAPTIONS = {
+    "losses": "Losses of single examples, before and after. Forgotten: the forget set lies where the unseen examples lie.",
+    "path": "Both losses over the steps; the band is the level. Thin: batches; markers: whole sets; dotted: what was returned.",
+    "trust_region": "Above, how long each step was, and whether it was taken; below, by how much it missed its promise.",
+    "hardness": CAPTIONS["hardness"],
+}
+_MOST = 10  # retained examples that are named
+_HEADER = ("number", "before", "after")
+_THREATENED = ("row of the retain set", "loss before", "loss after", "rise")
+
+Losses = dict[str, Float[np.ndarray, " examples"]]
 
 
-def outcome_page(
-    title: str,
-    verdict: str,
+def write_outcome(
+    directory: str | os.PathLike[str],
+    result: Forgotten,
     *,
-    history: History,
-    table: Table,
+    loss: Loss,
+    params: Any,
+    sets: Mapping[str, Any],
+    title: str,
     settings: Mapping[str, Any],
-    tone: Tone = "neutral",
-    level: float | None = None,
-    tolerance: float = 0.1,
-    before: Mapping[str, Float[Any, " n"]] | None = None,
-    after: Mapping[str, Float[Any, " n"]] | None = None,
-    threatened: Table | None = None,
-    measured_in: Mapping[str, Any] | None = None,
-) -> str:
-    """The page of a run that brings the forget loss to a level: what a reader wants to know, in the order in which they ask.
+    batch_size: int = 1024,
+) -> Path:
+    """Writes the report of `hamu_jax.forget`: `report.html`, `report.md` with its pictures, `report.json` and `history.jsonl`.
 
-    Verdict, numbers before and after, losses of single examples, the path, the trust region and the hardness of the steps, the
-    retained examples that paid most, how it was made. A section without data is left out.
+    The verdict comes first; then the losses before and after, the losses of single examples, the path to the level, the trust
+    region and the hardness of the steps, the retained examples whose loss rose most, and how it was made.
 
     Args:
-      title: the title.
-      verdict: as in `page`.
-      history: of the run; see `plot_path`, `plot_trust_region` and `plot_hardness` for the columns that they read.
-      table: the header and the rows of the numbers before and after.
+      directory: where to write; made if need be.
+      result: of `hamu_jax.forget`.
+      loss: as it was given to `forget`.
+      params: the original parameters.
+      sets: named data sets whose single examples are compared before and after: `forget`, `unseen` and `retain`, or what there
+        is of them. Of `retain` the ten rows that paid most are listed.
+      title: the title. It, all names and all settings stay text, whatever they contain.
       settings: what was run: command, seed, options.
-      tone: as in `page`.
-      level: as in `plot_path`.
-      tolerance: as in `plot_path`.
-      before: as in `plot_histograms`.
-      after: as in `plot_histograms`.
-      threatened: the header and the rows of the most threatened retained examples, the worst first.
-      measured_in: what `environment` returned when the numbers were measured; by default what it returns now.
+      batch_size: examples evaluated at once.
 
     Returns:
-      The HTML text, for `write_whole`.
+      The path of `report.html`.
 
     Raises:
-      ValueError: as `page`, `plot_path` and `plot_histograms`.
+      ValueError: for sets that are empty or uneven.
       ImportError: naming the extra, if matplotlib is missing.
     """
-    sections = [Section("Before and after", table=table)]
-    losses = {
-        "Both losses over the steps; the band is the level. Thin: batches; with markers: whole sets.": plot_path(
-            history, level, tolerance
-        )
-    }
-    if before is not None and after is not None:
-        caption = "Losses of single examples, before and after. Forgotten: the forget set lies where the unseen examples lie."
-        losses = {caption: plot_histograms(before, after), **losses}
-    sections.append(Section("Losses", figures=losses))
-    steps: dict[str, Any] = {}
-    if _measured(history, _TRUST_REGION):
-        caption = (
-            "Above, the learning rate of each step, and whether it was taken; below, by how much the step missed its promise."
-        )
-        steps[caption] = plot_trust_region(history)
-    if _measured(history, _HARDNESS):
-        steps[CAPTIONS["hardness"]] = _narrow(plot_hardness(history))
-    if steps:
-        sections.append(Section("Steps", figures=steps))
-    if threatened is not None:
-        sections.append(Section("Who paid most", "Retained examples whose loss rose most.", table=threatened))
-    made = {**settings, **(environment() if measured_in is None else measured_in)}
-    return page(title, verdict, [*sections, Section("How it was made", entries=made)], tone=tone)
+    directory, made_in = Path(directory), environment()
+    before, after = (
+        {name: metrics.values(loss, p, data, batch_size=batch_size) for name, data in sets.items()}
+        for p in (params, result.params)
+    )
+    figures = _figures(result, before, after)
+    for name, figure in figures.items():
+        save_figure(figure, directory / f"{name}.png")
+    rows = _rows(result)
+    threatened = _threatened(loss, sets["retain"], before["retain"], after["retain"]) if "retain" in sets else []
+    record = json_row({"settings": settings, "environment": made_in, "status": result.status, "verdict": result.verdict})
+    record |= json_row({"level": result.level, "width": result.width, "best_step": result.best_step, "steps": result.run.steps})
+    record |= json_row({"before and after": {name: [was, now] for name, was, now in rows}, "most threatened": threatened})
+    write_whole(directory / "report.json", json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
+    result.history.write(directory / "history.jsonl")
+    blocks = [f"# {escape(title)}", paragraphs(result.verdict), _markdown_table(_HEADER, rows)]
+    blocks += [f"![{_CAPTIONS[name]}]({name}.png)\n\n{_CAPTIONS[name]}" for name in figures]
+    blocks += ["## Who paid most", _markdown_table(_THREATENED, threatened)] if threatened else []
+    blocks.append(provenance(record["settings"], measured_in=made_in))
+    write_whole(directory / "report.md", "\n\n".join(blocks) + "\n")
+    drawn = {group: {_CAPTIONS[name]: figures[name] for name in names if name in figures} for group, names in _GROUPS.items()}
+    sections = [
+        Section("Before and after", table=(_HEADER, rows)),
+        *(Section(group, figures=pictures) for group, pictures in drawn.items() if pictures),
+        *(
+            [Section("Who paid most", "Retained examples whose loss rose most.", (_THREATENED, threatened))]
+            if threatened
+            else []
+        ),
+        Section("How it was made", entries={**record["settings"], **made_in}),
+    ]
+    tone: Tone = _TONES.get(result.status, "neutral")
+    write_whole(directory / "report.html", page(title, result.verdict, sections, tone=tone))
+    return directory / "report.html"
 
 
-def _measured(history: History, columns: Sequence[str]) -> bool:
-    """Whether the history has every one of the columns, with a number in it."""
-    return all(any(row.get(column) is not None for row in history.rows) for column in columns)
+_GROUPS = {"Losses": ("losses", "path"), "Steps": ("trust_region", "hardness")}
+
+
+def _figures(result: Forgotten, before: Losses, after: Losses) -> dict[str, Any]:
+    """The pictures for which there are numbers, by name."""
+    measured = {name for row in result.history.rows for name, value in row.items() if value is not None}
+    figures = {"losses": plot_histograms(before, after)} if before else {}
+    figures["path"] = plot_path(result.history, result.level, result.width, returned=result.best_step)
+    if measured.issuperset(_TRUST_REGION):
+        figures["trust_region"] = plot_trust_region(result.history)
+    if measured.issuperset(_HARDNESS):
+        figures["hardness"] = _narrow(plot_hardness(result.history))
+    return figures
+
+
+def _rows(result: Forgotten) -> list[tuple[str, float, float]]:
+    """The numbers before and after."""
+    rows = [(f"mean loss, {name.replace('_', ' ')}", change.before, change.after) for name, change in result.losses.items()]
+    if result.auc is not None:
+        rows.append(("membership AUC, unseen against forget", result.auc.before, result.auc.after))
+    return rows
+
+
+def _threatened(
+    loss: Loss, retain: Any, before: Float[np.ndarray, " examples"], after: Float[np.ndarray, " examples"]
+) -> list[tuple[int, float, float, float]]:
+    """The retained examples whose loss rose most, by their row in the data, the worst first; padding has no loss."""
+    weights = getattr(loss, "weights", None)
+    rows = np.arange(before.size) if weights is None else np.flatnonzero(np.asarray(weights(retain)))
+    rise = after - before
+    worst = [int(i) for i in np.argsort(-rise, kind="stable") if not rise[i] <= 0][:_MOST]
+    return [(int(rows[i]), float(before[i]), float(after[i]), float(rise[i])) for i in worst]
+
+
+def _markdown_table(header: tuple[str, ...], rows: Any) -> str:
+    """A table of numbers as Markdown."""
+    return table(header, [[show(cell) for cell in row] for row in rows])
 
 
 def _narrow(figure: Any) -> Any:

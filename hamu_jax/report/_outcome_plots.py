@@ -8,39 +8,47 @@ from jaxtyping import Float
 
 from hamu_jax._base import validate
 from hamu_jax._base.history import History
+from hamu_jax._driver.trust_region import GOOD, POOR, REFUSED
 from hamu_jax.report._plots import FORGET, GREY, RETAIN, new_axes, plain
 
 _UNSEEN, _HELD_OUT = "#009e73", "#cc79a7"
 WIDTH, HEIGHT = 4.8, 4.4  # narrow, so that its letters can be read on a phone
-_BINS = 36
+_BINS = 24
 _WIDE = 100.0  # losses that differ by more than this factor are drawn on logarithmic axes
-_ACCEPTS, _SHRINKS, _GROWS = 1.0, 0.5, 0.25  # errors at which a trust region refuses, shrinks and grows
 
 
-def plot_path(history: History, level: float | None = None, tolerance: float = 0.1) -> Any:
+def plot_path(
+    history: History,
+    level: float | Sequence[float] | None = None,
+    width: float | Sequence[float] | None = None,
+    *,
+    returned: int | None = None,
+) -> Any:
     """Both losses over steps, the level of the forget loss as a band.
 
     Args:
       history: of a run. It draws the columns that it has of `forget_loss` and `retain_loss` (of batches, thin) and
         `forget/loss`, `unseen/loss`, `retain/loss` and `held_out/loss` (of whole sets).
-      level: the forget loss that was wanted; by default the last one of the column `level`, if there is one.
-      tolerance: half of the band's width, as a fraction of the level.
+      level: the forget loss that was wanted, or one for each request.
+      width: how far from its level a forget loss may be, for each level: half of the band's width. None: a tenth of the level.
+      returned: the step whose parameters were returned, marked by a dotted line.
 
     Returns:
       A matplotlib figure with two axes: the forget side above, the retain side below.
 
     Raises:
-      ValueError: for a tolerance that is negative or not finite.
+      ValueError: for levels or widths that are not finite, or widths that do not belong to the levels.
       ImportError: naming the extra, if matplotlib is missing.
     """
-    validate.number("tolerance", tolerance)
+    levels = np.zeros(0) if level is None else validate.numbers("level", np.atleast_1d(np.asarray(level)))
+    widths = 0.1 * np.abs(levels) if width is None else validate.numbers("width", np.atleast_1d(np.asarray(width)))
+    if widths.shape != levels.shape:
+        raise ValueError(f"width: got {widths.size} numbers, expected {levels.size} as in level")
     figure, (forget, retain) = new_axes("step", ("loss, to be forgotten", "loss, to be kept"), width=WIDTH, height=HEIGHT)
-    if level is None:
-        levels = _column(history, "level")
-        level = float(levels[-1]) if levels.size else None
-    if level is not None:
-        reach = tolerance * abs(level)
-        forget.axhspan(level - reach, level + reach, color=_UNSEEN, alpha=0.18, linewidth=0, label=f"level {level:.3g}")
+    for place, (middle, reach) in enumerate(zip(levels.tolist(), widths.tolist(), strict=True)):
+        label = f"level {middle:.3g}" if levels.size == 1 else f"{levels.size} levels" if place == 0 else None
+        alpha = max(0.18 / levels.size, 0.04)
+        forget.axhspan(middle - reach, middle + reach, color=_UNSEEN, alpha=alpha, linewidth=0, label=label)
     for axes, columns in (
         (
             forget,
@@ -56,7 +64,9 @@ def plot_path(history: History, level: float | None = None, tolerance: float = 0
         ),
     ):
         drawn = [_draw(axes, history, *column) for column in columns]
-        _scale(axes, np.concatenate([*drawn, [] if level is None or axes is retain else [level]]))
+        _scale(axes, np.concatenate([*drawn, [] if axes is retain else levels]))
+        if returned is not None:
+            axes.axvline(returned, color="black", linewidth=1, linestyle=":", label="returned")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small", loc="best")
     return figure
@@ -100,21 +110,21 @@ def plot_histograms(before: Mapping[str, Float[Any, " n"]], after: Mapping[str, 
 
 
 def plot_trust_region(history: History) -> Any:
-    """The learning rate of each step, whether it was taken, and how far its promise was missed.
+    """The scale of each step, whether it was taken, and by how much its promise was missed (see `hamu_jax.TrustRegion`).
 
     Args:
-      history: of a run with a trust region: the columns `learning_rate`, `accepted` (1 or 0) and `trust_error`.
+      history: of a run with a trust region: the columns `step_scale`, `step_accepted` and `trust_error`.
 
     Returns:
-      A matplotlib figure with two axes: the learning rate above, the error below. Errors above 1 refuse a step; above 0.5 the
-      learning rate shrinks; below 0.25 it grows.
+      A matplotlib figure with two axes: the scale above, the error below, with the errors that refuse a step and those after
+      which the scale grows.
 
     Raises:
       KeyError: if the history lacks one of the columns.
       ImportError: naming the extra, if matplotlib is missing.
     """
-    steps, rate, taken, error = (history.column(name) for name in ("step", "learning_rate", "accepted", "trust_error"))
-    figure, (above, below) = new_axes("step", ("learning rate", "error of the promise"), width=WIDTH, height=HEIGHT)
+    steps, rate, taken, error = (history.column(name) for name in ("step", "step_scale", "step_accepted", "trust_error"))
+    figure, (above, below) = new_axes("step", ("scale of the step", "error of the promise"), width=WIDTH, height=HEIGHT)
     above.plot(steps, rate, color=GREY, linewidth=1, drawstyle="steps-post", zorder=1)
     for wanted, color, marker, label in ((1, RETAIN, ".", "taken"), (0, FORGET, "x", "refused")):
         rows = taken == wanted
@@ -125,13 +135,13 @@ def plot_trust_region(history: History) -> Any:
     above.legend(fontsize="small")
     below.set_yscale("log")
     known = error[np.isfinite(error) & (error > 0)]
-    low, high = (known.min(), known.max()) if known.size else (_GROWS, _ACCEPTS)
-    low, high = min(0.5 * low, _GROWS / 2), max(2 * high, 2 * _ACCEPTS)
-    below.axhspan(_ACCEPTS, high, color=FORGET, alpha=0.12, linewidth=0)
-    below.axhspan(low, _GROWS, color=RETAIN, alpha=0.12, linewidth=0)
-    below.axhline(_SHRINKS, color=GREY, linewidth=0.8, linestyle="--")
+    low, high = (known.min(), known.max()) if known.size else (GOOD, REFUSED)
+    low, high = min(0.5 * low, GOOD / 2), max(2 * high, 2 * REFUSED)
+    below.axhspan(REFUSED, high, color=FORGET, alpha=0.12, linewidth=0)
+    below.axhspan(low, GOOD, color=RETAIN, alpha=0.12, linewidth=0)
+    below.axhline(POOR, color=GREY, linewidth=0.8, linestyle="--")
     below.set_ylim(low, high)
-    for position, words in ((_ACCEPTS * 1.08, "refused"), (_GROWS / 1.08, "grows")):
+    for position, words in ((REFUSED * 1.08, "refused"), (GOOD / 1.08, "grows")):
         below.text(0.99, position, words, transform=below.get_yaxis_transform(), ha="right",
                    va="bottom" if words == "refused" else "top", fontsize="small", color=GREY)  # fmt: skip
     return figure

@@ -45,7 +45,7 @@ dt { color: var(--dim); } dd { margin: 0; font-family: ui-monospace, monospace; 
 # Nothing is fetched and nothing runs, whatever a text may contain.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _LONG = 40  # characters from which on a text needs some width to be read
-_HEADLINE = re.compile(r"\*\*(?P<bold>.+?)\*\*\s*|(?P<sentence>.+?[.!?:])(?:\s+|$)", re.DOTALL)
+_HEADLINE = re.compile(r"\*\*(?P<bold>.+?)\*\*\s*|(?P<sentence>.+?[.!?])(?:\s+|$)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import json
 import math
 import re
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
 import hamu_jax
 from hamu_jax import report
+from hamu_jax._driver.forget_outcome import Change, Forgotten
 
 HOSTILE = "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)> \"'>& **b** $x$ \x00 \ud800"
 VOID = {"meta", "img", "source"}
@@ -145,10 +148,9 @@ def run(steps: int = 12) -> hamu_jax.History:
                 "step": step,
                 "forget_loss": 0.1 + 0.2 * step,
                 "retain_loss": 0.2,
-                "learning_rate": 0.1,
-                "accepted": int(step % 5 != 4),
+                "step_scale": 0.1,
+                "step_accepted": step % 5 != 4,
                 "trust_error": None if step == 3 else 2.0 if step % 5 == 4 else 0.1,
-                "level": 2.0,
                 **dict.fromkeys(("kappa", "kappa_1", "kappa_2", "retain_norm", "forget_norm"), 1.0),
                 **(evaluated if step % 3 == 0 else {}),
             }
@@ -159,54 +161,109 @@ def run(steps: int = 12) -> hamu_jax.History:
 LOSSES = {"forget": np.geomspace(1e-4, 1, 50), "unseen": np.linspace(1, 3, 40), "retain": np.geomspace(1e-5, 1, 60)}
 
 
-def test_the_page_of_a_run() -> None:
-    reader = read(
-        report.outcome_page(
-            HOSTILE,
-            f"**{HOSTILE}**",
-            history=run(),
-            table=(("set", "before", "after"), [(HOSTILE, 0.1, 2.0)]),
-            settings={HOSTILE: HOSTILE},
-            tone="good",
-            before=LOSSES,
-            after=LOSSES,
-            threatened=(("row", "text"), [(3, HOSTILE)]),
-        )
-    )
+def loss(params: Any, batch: Any) -> Any:
+    return (batch["x"] - params) ** 2
+
+
+SETS = {
+    "forget": {"x": np.array([1.0, 2.0])},
+    "unseen": {"x": np.array([3.0])},
+    "retain": {"x": np.array([0.0, 5.0, 1.0, 0.2])},
+}
+
+
+def outcome(history: hamu_jax.History, **changed: Any) -> Any:
+    """What `forget` returns, of a model that went from 0 to 1."""
+    run = hamu_jax.Unlearned(np.float64(1.0), (), history, len(history.rows), "converged", "nothing is left", 3)
+    change = Change(1.0, 2.0)
+    fields = {
+        "params": run.params,
+        "status": "reached",
+        "verdict": "Forgotten: at the level. At no cost.",
+        "level": (2.0,),
+        "width": (0.2,),
+        "losses": {"forget": change, "retain": Change(1.0, math.nan)},
+        "auc": change,
+        "held_out_given": True,
+        "best_step": 3,
+        "run": run,
+    }
+    return Forgotten(**{**fields, **changed})
+
+
+def write(directory: Path, result: Any, sets: Any = SETS, **options: Any) -> Reader:
+    options = {"title": HOSTILE, "settings": {HOSTILE: HOSTILE}, "loss": loss, **options}
+    written = report.write_outcome(directory, result, params=np.float64(0.0), sets=sets, **options)
+    assert written == directory / "report.html"
+    return read(written.read_text(encoding="utf-8"))
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_the_report_of_forget(tmp_path: Path) -> None:
+    reader = write(tmp_path, outcome(run(), verdict=f"{HOSTILE}. More."))
     check_that_it_is_harmless(reader)
     assert reader.text["h2"] == ["Before and after", "Losses", "Steps", "Who paid most", "How it was made"]
     assert len(reader.text["figcaption"]) == 4
-    assert {"jax", "device", HOSTILE} <= set(reader.text["dt"])
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"losses", "path", "trust_region", "hardness"}
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert record["before and after"]["mean loss, forget"] == [1.0, 2.0]
+    assert record["before and after"]["mean loss, retain"] == [1.0, None]
+    # (x - 1)^2 - x^2 = 1 - 2x is positive for x = 0 and 0.2 alone.
+    np.testing.assert_allclose(record["most threatened"], [[0, 0, 1, 1], [3, 0.04, 0.64, 0.6]], rtol=1e-6)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    kinds = {child.type for token in MarkdownIt("commonmark").parse(text) for child in (token, *(token.children or []))}
+    assert not {kind for kind in kinds if "html" in kind or "link" in kind}
+    assert "| mean loss, retain | 1.000 | n/a |" in text
+    assert "| 3 | 0.040 | 0.640 | 0.600 |" in text
+    assert hamu_jax.History.read(tmp_path / "history.jsonl").rows == run().rows
 
 
-def test_a_run_of_which_little_is_known() -> None:
-    reader = read(
-        report.outcome_page(
-            "t",
-            "v.",
-            history=hamu_jax.History([{"step": 0, "forget_loss": None}]),
-            table=(("a",), []),
-            settings={},
-            measured_in={},
-        )
-    )
+def test_padding_has_no_row(tmp_path: Path) -> None:
+    class Padded:
+        def __call__(self, params: Any, batch: Any) -> Any:
+            return loss(params, batch)
+
+        def weights(self, batch: Any) -> Any:
+            return (batch["x"] != 5.0).astype(np.float32)
+
+    write(tmp_path, outcome(run()), loss=Padded())
+    record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert [row[0] for row in record["most threatened"]] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("status", "tone"),
+    [("reached", "good"), ("reached_at_higher_cost", "neutral"), ("not_reached", "bad"), ("nonfinite", "bad")],
+)
+def test_a_report_of_which_little_is_known(status: str, tone: str, tmp_path: Path) -> None:
+    history = hamu_jax.History([{"step": 0, "forget_loss": None}])
+    reader = write(tmp_path, outcome(history, status=status, auc=None, level=(1.0, 2.0), width=(0.1, 0.2)), sets={})
     assert reader.text["h2"] == ["Before and after", "Losses", "How it was made"]
     assert len(reader.text["figcaption"]) == 1
+    assert ("div", {"class": f"verdict {tone}"}) in reader.elements
+    assert reader.text["p"][0] == "Forgotten: at the level."
 
 
 def test_the_path() -> None:
-    forget, retain = report.plot_path(run(), tolerance=0.25).axes
+    forget, retain = report.plot_path(run(), 2.0, 0.5).axes
     (band,) = (patch for patch in forget.patches if patch.get_label() == "level 2")
     assert (band.get_y(), band.get_height()) == (1.5, 1.0)
     lines = {line.get_label(): line for line in forget.lines}
     np.testing.assert_allclose(lines["forget set"].get_xydata(), [(s, 0.1 + 0.2 * s) for s in (0, 3, 6, 9)])
     assert [line.get_label() for line in retain.lines] == ["a batch", "retain set", "held out"]
-    (band,) = report.plot_path(run(), level=1.0).axes[0].patches
-    np.testing.assert_allclose((band.get_y(), band.get_height()), (0.9, 0.2))
+    bands = report.plot_path(run(), (1.0, 3.0)).axes[0].patches
+    np.testing.assert_allclose([(band.get_y(), band.get_height()) for band in bands], [(0.9, 0.2), (2.7, 0.6)])
+    assert not report.plot_path(run()).axes[0].patches
+    for axes in report.plot_path(run(), returned=6).axes:
+        assert list(axes.lines[-1].get_xdata()) == [6, 6]
     steep = hamu_jax.History([{"step": s, "forget/loss": 1e-3 * 10**s} for s in range(5)])
     assert [axes.get_yscale() for axes in report.plot_path(steep).axes] == ["log", "linear"]
-    with pytest.raises(ValueError, match="tolerance: got -1"):
-        report.plot_path(run(), tolerance=-1)
+    for level, width, message in ((math.nan, None, "level[0]: got nan"), ((1.0, 2.0), 0.1, "width: got 1 numbers, expected 2")):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            report.plot_path(run(), level, width)
 
 
 def test_the_histograms() -> None:
@@ -236,11 +293,11 @@ def test_the_trust_region() -> None:
     low, high = below.get_ylim()
     assert low < 0.1
     assert high > 2
-    with pytest.raises(KeyError, match="learning_rate"):
+    with pytest.raises(KeyError, match="step_scale"):
         report.plot_trust_region(hamu_jax.History([{"step": 0}]))
 
 
 @pytest.mark.parametrize("change", [1e-12, math.nan])
 def test_trust_regions_of_few_numbers(change: float) -> None:
-    rows = [{"step": 0, "learning_rate": change, "accepted": 1, "trust_error": change}]
+    rows = [{"step": 0, "step_scale": change, "step_accepted": True, "trust_error": change}]
     assert report.page("t", "v", [report.Section("s", figures={"c": report.plot_trust_region(hamu_jax.History(rows))})])
