@@ -10,7 +10,6 @@ from tiny_runs import examples, loss, start
 
 import hamu_jax
 from hamu_jax import objectives
-from hamu_jax._datasets.evaluate import columns
 
 DATA = examples(5, 10)
 
@@ -67,7 +66,7 @@ def test_a_split_of_padding_has_no_mean() -> None:
 def test_names_are_known_beforehand() -> None:
     metrics = {"target": lambda _, batch: batch["y"]}
     splits = {"a": DATA, "b": DATA}
-    assert columns(splits, metrics) == tuple(hamu_jax.evaluate(loss, start(), splits, metrics))
+    assert hamu_jax.Evaluation(splits, metrics).columns() == tuple(hamu_jax.evaluate(loss, start(), splits, metrics))
 
 
 @pytest.mark.parametrize(
