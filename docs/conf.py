@@ -43,9 +43,12 @@ napoleon_attr_annotations = False  # the signature has them
 nitpicky = True
 nitpick_ignore_regex = [(r"py:(class|data|obj)", r"(?!hamu_jax\.).*")]
 
-# What a code host finds in the repository, and the page that holds it here.
-ELSEWHERE = {
-    "../experiments/results/digits/compare.md": "results/digits.md",
+# Pages under results/ that show a file of experiments/results, by that file: a link to the file, which a code host follows,
+# becomes a link to the page.
+RESULTS = {
+    path.read_text(encoding="utf-8").split()[1].removeprefix("../../"): path.name
+    for path in (HERE / "results").glob("*.md")
+    if path.read_text(encoding="utf-8").startswith("```{include}")
 }
 
 
@@ -55,6 +58,7 @@ def setup(app: Any) -> None:
 
 
 def _links(app: Any, name: str, source: list[str]) -> None:  # noqa: ARG001
-    """Turns links into the repository to pages."""
-    for there, here in ELSEWHERE.items():
-        source[0] = source[0].replace(f"]({there})", f"]({here})")
+    """Turns links to result files into links to their pages."""
+    up, folder = ("../../", "") if name.startswith("results/") else ("../", "results/")
+    for file, page in RESULTS.items():
+        source[0] = source[0].replace(f"]({up}{file})", f"]({folder}{page})")

@@ -10,7 +10,9 @@ import pytest
 from experiments.language import config as language
 from experiments.vision import config as vision
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+CODE_WIDTH = 88  # what a page of the documentation shows without cutting it off
 MODULES = ("hamu_jax", "hamu_jax.metrics", "hamu_jax.objectives", "hamu_jax.report", "hamu_jax.rules", "hamu_jax.sharding")
 
 
@@ -36,3 +38,15 @@ def test_the_migration_table_names_options_that_exist() -> None:
     ours = re.findall(r"--[a-z][a-z.-]*", " ".join(line.split("|")[2] for line in lines if line.startswith("|")))
     assert ours
     assert {option.replace("-", "_").replace("__", "--") for option in ours} <= options
+
+
+def test_code_in_documents_fits_a_page() -> None:
+    wide: list[str] = []
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
+        blocks = page.read_text(encoding="utf-8").split("```")[1::2]
+        wide += [f"{page.name}: {line}" for block in blocks for line in block.splitlines()[1:] if len(line) > CODE_WIDTH]
+    assert not wide
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
