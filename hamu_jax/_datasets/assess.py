@@ -16,7 +16,9 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
 from hamu_jax._base.markdown import table
 from hamu_jax._datasets.profiles import mean_and_grad, profile
+from hamu_jax._datasets.step_length import EXAMPLES, longest_learning_rate
 from hamu_jax._gradients.losses import Loss, check_counted, check_data
+from hamu_jax._gradients.paired import Paired
 from hamu_jax._gradients.per_example import directional, grad_norms
 from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
@@ -50,6 +52,8 @@ class Assessment:
       forget_norm: `|g_i|` for each forget example: near 0 has nothing that could be forgotten.
       forget_change: what the planned step promises each forget example; at or below 0: it gets nothing.
       retain_change: what the planned step costs each retain example (collateral forgetting).
+      learning_rate: the largest power of 2 with which the planned step still does about what it promises, measured on the
+        first 1,024 examples of either set; 0 if none does. Begin with this one, or with `hamu_jax.forget`, which needs none.
       verdict: the same in words.
     """
 
@@ -66,6 +70,7 @@ class Assessment:
     forget_norm: Profile
     forget_change: Profile
     retain_change: Profile
+    learning_rate: float
     verdict: str
 
     def hardest(self, count: int = 10) -> list[int]:
@@ -198,6 +203,16 @@ def assess(
         "forget_change": of_forget_set(directional, step),
         "retain_change": profile(directional, loss, params, retain, microbatch_size, step, mesh=mesh),
     }
+    promised = Paired(float(hardness.total_retain_change), float(hardness.total_forget_change))
+    learning_rate = longest_learning_rate(
+        Paired(loss, of_forget),
+        params,
+        Paired(retain, forget),
+        step,
+        promised,
+        batch_size=microbatch_size or EXAMPLES,
+        mesh=mesh,
+    )
     return Assessment(
         hardness=hardness,
         labels=block_labels(params, blocks),
@@ -207,7 +222,8 @@ def assess(
         retain_loss=retain_loss,
         forget_loss=mean_forget_loss,
         retain_norm=float(optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), retain_grad))),
-        verdict=_verdict(hardness, curve, float(improvement), variant, profiles),
+        learning_rate=learning_rate,
+        verdict=f"{_verdict(hardness, curve, float(improvement), variant, profiles)}{_advice(hardness, learning_rate)}",
         **profiles,
     )
 
@@ -236,6 +252,15 @@ def _verdict(hardness: Hardness, curve: TradeOff, improvement: float, variant: V
         "retained ones."
     )
     return " ".join(words)
+
+
+def _advice(hardness: Hardness, learning_rate: float) -> str:
+    """How long the planned step may be; nothing where no step is possible."""
+    if not np.all(hardness.finite) or hardness.total_forget_norm == 0:
+        return ""
+    if learning_rate == 0:
+        return " At no learning rate does the step do what it promises: a loss is flat or not smooth here."
+    return f" Up to a learning rate of {learning_rate:.3g} the step does about what it promises."
 
 
 def _opening(hardness: Hardness) -> str:

@@ -229,7 +229,8 @@ def test_forgetting_what_is_kept() -> None:
     assert result.verdict == (
         "The gradients meet at 0 degrees: very hard. A required improvement of up to 0 costs the retain set nothing, and up "
         "to 1 is feasible; 0.5 is planned. The planned step must raise the retain loss: consider whether to take it at all. "
-        "The planned step gives 0% of the forget examples nothing, and raises the loss of 100% of the retained ones."
+        "The planned step gives 0% of the forget examples nothing, and raises the loss of 100% of the retained ones. "
+        "Up to a learning rate of 16 the step does about what it promises."
     )
     np.testing.assert_allclose(result.cosines(), 1.0, rtol=1e-6)
 
@@ -306,3 +307,16 @@ def test_bad_input(changes: Any, message: str) -> None:
     arguments = {"loss": LOSS, "params": start(), "retain": RETAIN, "forget": FORGET, **changes}
     with pytest.raises(ValueError, match=re.escape(message)):
         assess(**arguments)
+
+
+@pytest.mark.parametrize("curvature", [0.5, 4.0])
+def test_how_long_a_step_may_be(curvature: float) -> None:
+    """A retain loss `c w^2 / 2` at 1, and a forget loss that is linear: descent by `eta c` misses its promise by
+    `eta^2 c^3 / 2` of `eta c^2 (1 + q)`, which is a half at `eta = (1 + q) / c`."""
+    batch = np.ones((3, 1), np.float32)
+    retain = lambda w, x: 0.5 * curvature * w[0] ** 2 + 0.0 * x[:, 0]  # noqa: E731
+    forget = lambda w, x: w[1] * x[:, 0]  # noqa: E731
+    result = assess(retain, jnp.array([1.0, 0.0]), batch, batch, 0.0, forget_loss=forget, blocks="global")
+    assert result.learning_rate == 2.0 ** np.floor(np.log2(1.0 / curvature))
+    flat = assess(retain, jnp.array([0.0, 0.0]), batch, batch, 0.0, forget_loss=retain, blocks="global")
+    assert flat.learning_rate == 0.0
