@@ -33,7 +33,7 @@ class Guarantee:
     halvings: int = 8
 
     def __post_init__(self) -> None:
-        validate.number("fraction", self.fraction, positive=True)
+        validate.constant("fraction", self.fraction, positive=True)
         if self.fraction > 1:
             raise ValueError(f"fraction: got {self.fraction!r}, expected at most 1")
         validate.integer("halvings", self.halvings)

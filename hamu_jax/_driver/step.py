@@ -14,7 +14,7 @@ from hamu_jax import sharding
 from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
 from hamu_jax._driver.guarantee import Guarantee, shortened
-from hamu_jax._driver.settings_checks import unusable_budget
+from hamu_jax._driver.settings_checks import check_wrappers, unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
 from hamu_jax._gradients.groups import Groups, group_means
 from hamu_jax._gradients.implicit_passes import stack_changes, stack_sum
@@ -94,6 +94,7 @@ def first_carry(params: Any, optimizer: optax.GradientTransformationExtraArgs, m
     placed = params if mesh is None else shard_params(params, mesh)
     copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), placed)
     state = optimizer.init(copied)
+    check_wrappers(state)
     try:
         get_hardness(state)
     except ValueError as error:
