@@ -14,6 +14,7 @@ from hamu_jax._driver.checkpoints import Checkpoints
 from hamu_jax._driver.forget_outcome import Forgotten, conclude
 from hamu_jax._driver.forget_problem import OUTSIDE, Band, ForgetProblem, band_of, chance_level, set_aside
 from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.settings_checks import pair_of_sizes
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
@@ -108,12 +109,11 @@ def forget(
 
     Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
     """
-    sizes = batch_size if isinstance(batch_size, tuple) else (batch_size, batch_size)
-    for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
-        validate.integer(name, value)
-    validate.number("tolerance", tolerance, positive=True)
+    sizes = pair_of_sizes(batch_size)
+    validate.integer("steps", steps)
+    validate.constant("tolerance", tolerance, positive=True)
     if max_cost is not None:
-        validate.number("max_cost", max_cost)
+        validate.constant("max_cost", max_cost)
     _check_data(loss, params, retain=retain, forget=forget, unseen=unseen, held_out=held_out)
     if level is None and unseen is None:
         raise ValueError(

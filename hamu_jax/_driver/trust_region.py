@@ -52,7 +52,8 @@ class TrustRegion:
     level: Level | None = None
 
     def __post_init__(self) -> None:
-        validate.number("start", self.start, positive=True)
+        validate.constant("start", self.start, positive=True)
+        validate.instance("level", self.level, Level, optional=True)
 
 
 class Trust(NamedTuple):

@@ -1,7 +1,6 @@
 """A level that the forget loss is to reach: what a step must improve is what is left of it."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +47,7 @@ class Level:
     """
 
     value: float | Sequence[float]
-    learning_rate: float | optax.Schedule = 1.0
+    learning_rate: optax.ScalarOrSchedule = 1.0
     band: float = 0.0
 
     def __post_init__(self) -> None:
@@ -56,8 +55,7 @@ class Level:
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
             raise ValueError(f"value: got {self.value!r}, expected a finite number, or one for each request")
         validate.number("learning_rate", self.learning_rate, positive=True)
-        if isinstance(self.band, bool) or not math.isfinite(self.band) or self.band < 0:
-            raise ValueError(f"band: got {self.band!r}, expected a number of at least 0")
+        validate.constant("band", self.band)
 
     @property
     def count(self) -> int | None:

@@ -93,7 +93,7 @@ def test_beyond_the_level_no_change_counts() -> None:
     assert judge(START, fall, Level(0.5)).error == pytest.approx(0.3 / 0.5, abs=1e-5)
 
 
-@pytest.mark.parametrize("start", [0.0, -1.0, np.nan, np.inf, "long"])
+@pytest.mark.parametrize("start", [0.0, -1.0, np.nan, np.inf, "long", None])
 def test_settings_that_cannot_be(start: Any) -> None:
     with pytest.raises(ValueError, match=re.escape(f"start: got {start!r}, expected a positive number")):
         TrustRegion(start)
