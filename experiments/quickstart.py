@@ -14,10 +14,10 @@ from typing import Any
 import tyro
 
 import hamu_jax
-from experiments import digits_task
+from experiments.digits import task as digits_task
 from experiments.data import digits
-from experiments.on_devices import OnDevices
-from experiments.record import conclusion, settings
+from experiments.runs.devices import OnDevices
+from experiments.runs.provenance import conclusion, settings
 from hamu_jax import report
 
 Tables = dict[str, dict[str, dict[str, float]]]

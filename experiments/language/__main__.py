@@ -11,9 +11,9 @@ import tyro
 
 from experiments.language import commands
 from experiments.language.config import Problem, Unlearning
-from experiments.programs import say
-from experiments.sweeps import questions
-from experiments.sweeps.main import main
+from experiments.runs.compile_cache import say
+from experiments.language import comparison
+from experiments.comparison.sweep import main
 
 OfProblem = Annotated[Problem, tyro.conf.arg(name="")]
 OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
@@ -45,8 +45,8 @@ def report(config: OfUnlearning) -> None:
 
 
 def sweep(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(questions.QUESTIONS.names))],
-    config: Annotated[questions.Sweep, tyro.conf.arg(name="")],
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(comparison.QUESTIONS.names))],
+    config: Annotated[comparison.Sweep, tyro.conf.arg(name="")],
 ) -> None:
     """Runs one of the paper's sweeps, or all baselines."""
     written = main(name, config, "language")

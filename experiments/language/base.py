@@ -7,7 +7,7 @@ import jax
 import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
-from experiments import get_smollm2
+from experiments.language import get_smollm2
 from experiments.data import fictional
 from experiments.data import tokenizer as own
 from experiments.language.config import Problem

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.on_devices import OnDevices
-from experiments.run_config import RunConfig
+from experiments.runs.devices import OnDevices
+from experiments.runs.config import RunConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import optax
 
-from experiments import kept_runs
+from experiments.runs import run_store
 from experiments.data.questions import Question
 from experiments.language import base, measures
 from experiments.language.config import Problem
 from experiments.language.task import Task
 from experiments.models import peft_format
 from experiments.models.lora import Adapter
-from experiments.train import fit
-from experiments.unlearning import Record
+from experiments.runs.training import fit
+from experiments.runs.unlearning import Record
 from hamu_jax import report
 
 COMMANDS = {"full": "finetune", "retrained": "retrain"}
@@ -31,7 +31,7 @@ def made(task: Task, kind: str) -> Record:
         "model": base.name(config),
         "dtype": config.dtype,
         "max_length": config.max_length,
-        "questions": kept_runs.digest({kind: [_text(one) for one in task.parts.trained_on(kind)]}),
+        "questions": run_store.digest({kind: [_text(one) for one in task.parts.trained_on(kind)]}),
         "training": dataclasses.asdict(config.training),
     }
 
@@ -39,7 +39,7 @@ def made(task: Task, kind: str) -> Record:
 def directory(task: Task, kind: str) -> Path:
     """Where a model is kept: what it is, and a hash of what decides it."""
     config = task.config
-    name = f"{kind}-{Path(base.name(config)).stem}-{data_name(config)}-{kept_runs.digest(made(task, kind))}"
+    name = f"{kind}-{Path(base.name(config)).stem}-{data_name(config)}-{run_store.digest(made(task, kind))}"
     return config.out / "models" / name
 
 
@@ -89,21 +89,21 @@ def kept(place: Path) -> Adapter:
 
 def validation(task: Task, kind: str) -> Record:
     """What the model measures on held-out questions; measured once."""
-    return kept_runs.kept(
+    return run_store.kept(
         _beside(task, directory(task, kind), "validation"), lambda: measures.validation(task, load(task, kind))
     )
 
 
 def measure(task: Task, place: Path, ratios: Any = None) -> Record:
     """All that is measured of the adapter that is kept in a directory; measured once."""
-    return kept_runs.kept(_beside(task, place, "measured"), lambda: measures.measure(task, kept(place), ratios))
+    return run_store.kept(_beside(task, place, "measured"), lambda: measures.measure(task, kept(place), ratios))
 
 
 def _beside(task: Task, place: Path, what: str) -> Path:
     """The file of measurements on these parts of the questions."""
     config = task.config
     decided = {"parts": task.parts.sha256, "questions": config.questions, "max_new_tokens": config.max_new_tokens}
-    return place / f"{what}-{kept_runs.digest(decided)}.json"
+    return place / f"{what}-{run_store.digest(decided)}.json"
 
 
 def _text(one: Question) -> list[Any]:

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 
 import hamu_jax
-from experiments import kept_runs, methods
-from experiments.language import measures, models, parts, task
+from experiments.runs import run_store
+from experiments import methods
+from experiments.language import measures, models, question_splits, task
 from experiments.language.config import Problem, Unlearning
 from experiments.language.task import Task
 from experiments.models import lora
 from experiments.models.frozen import Frozen
-from experiments.unlearning import Case, Record
+from experiments.runs.unlearning import Case, Record
 from hamu_jax import metrics, objectives
 
 
@@ -23,7 +24,7 @@ def directory(config: Unlearning) -> Path:
     Raises:
       ValueError: for a name that is not a method.
     """
-    return kept_runs.directory(config, config.out, models.data_name(config))
+    return run_store.directory(config, config.out, models.data_name(config))
 
 
 def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> tuple[hamu_jax.Unlearned, Record]:
@@ -36,10 +37,10 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
       ValueError: for a name that is not a method, or a run that is kept there and had other questions.
       FileNotFoundError: if a model is missing, naming the command that makes it.
     """
-    place, made = directory(config), task.build(kept_runs.part(config, Problem), mesh)
+    place, made = directory(config), task.build(run_store.part(config, Problem), mesh)
     _check(place, made)
     here = case(made, config.groups, config.microbatch_size, mesh)
-    result, record = kept_runs.unlearn(config, place, here, steps=steps(config, made), mesh=mesh, progress=progress)
+    result, record = run_store.unlearn(config, place, here, steps=steps(config, made), mesh=mesh, progress=progress)
     models.keep(made, place, result.params)
     return result, record
 
@@ -51,15 +52,15 @@ def ensure(config: Unlearning, mesh: Any = None) -> Record:
       ValueError, FileNotFoundError: as `unlearn`.
     """
     place = directory(config)
-    _check(place, task.build(kept_runs.part(config, Problem), mesh))
-    record = kept_runs.read(place) if (place / models.ADAPTER).exists() else None
+    _check(place, task.build(run_store.part(config, Problem), mesh))
+    record = run_store.read(place) if (place / models.ADAPTER).exists() else None
     return record or unlearn(config, mesh)[1]
 
 
 def measured(config: Unlearning, mesh: Any = None) -> dict[str, Record]:
     """All that is measured of the full, the retrained and the unlearned model."""
     ensure(config, mesh)
-    made = task.build(kept_runs.part(config, Problem), mesh)
+    made = task.build(run_store.part(config, Problem), mesh)
     retrained = models.measure(made, models.directory(made, "retrained"))
     places = {"full": models.directory(made, "full"), "unlearned": directory(config)}
     others = {name: _compared(made, place, retrained) for name, place in places.items()}
@@ -82,7 +83,7 @@ def case(made: Task, groups: int, microbatch_size: int | None, mesh: Any = None)
     held = Frozen(original, mesh=mesh)
     whole = methods.whole_loss(made.loss)
     forget = made.arrays(made.parts.forget)
-    number, count = parts.requests(made.parts.forget, groups)
+    number, count = question_splits.requests(made.parts.forget, groups)
     labels = objectives.random_labels(forget["label"], made.base.network.config.vocabulary, seed=made.config.training.seed)
     losses = metrics.values(whole, original, forget, batch_size=made.config.evaluation_batch)
     subject = methods.Subject(
@@ -120,6 +121,6 @@ def _original_loss(batch: Any) -> jax.Array:
 
 def _check(place: Path, made: Task) -> None:
     """Checks that the run that is kept somewhere had these questions."""
-    record = kept_runs.read(place)
+    record = run_store.read(place)
     if record is not None and record["split"] != made.parts.sha256:
         raise ValueError(f"data: got other questions than the run in {place} had: use another --out")

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.data import buckets, questions
 from experiments.data.questions import Question
 from experiments.data.tokenise import PADDING, Tokens, prompts, tokenise
-from experiments.language import base, parts
+from experiments.language import base, question_splits
 from experiments.language.config import Problem
 from experiments.models import generation, llama
 from experiments.models.lora import Adapter
@@ -48,7 +48,7 @@ class Task:
     """
 
     config: Problem
-    parts: parts.Parts
+    parts: question_splits.Parts
     base: base.Base
 
     def apply(self, adapter: Adapter, batch: Any, key: Any = None) -> jax.Array:
@@ -87,7 +87,7 @@ class Task:
         }
 
     @functools.cached_property
-    def evaluated(self) -> dict[str, parts.Questions]:
+    def evaluated(self) -> dict[str, question_splits.Questions]:
         """What is evaluated, by part."""
         return self.parts.evaluated(self.config.questions)
 
@@ -161,7 +161,7 @@ def build(config: Problem, mesh: Any = None) -> Task:
 @functools.lru_cache(maxsize=1)
 def _built(config: Problem, mesh: Any) -> Task:
     """With both arguments, however `build` was called: one that is left out would be another key."""
-    return Task(config, parts.build(config), base.load(config, mesh))
+    return Task(config, question_splits.build(config), base.load(config, mesh))
 
 
 def _rows(found: dict[str, jax.Array], real: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.programs import say
+from experiments.runs.compile_cache import say
 from experiments.vision import commands
 from experiments.vision.config import Problem, Unlearning
 

@@ -1,8 +1,8 @@
 """What the commands do; each returns what it has to say."""
 
 import hamu_jax
-from experiments import kept_runs
-from experiments.record import conclusion, settings
+from experiments.runs import run_store
+from experiments.runs.provenance import conclusion, settings
 from experiments.vision import models, runs, task
 from experiments.vision.config import Problem, Unlearning
 from hamu_jax import report as reports
@@ -15,7 +15,7 @@ def train(config: Problem, kind: str) -> str:
     made = task.build(config)
     model = models.ensure(config, made, kind)
     return (
-        kept_runs.table({kind: models.measure(made, model, made.parts)})
+        run_store.table({kind: models.measure(made, model, made.parts)})
         + f"\nThe model is in {models.directory(config, kind)}/\n"
     )
 
@@ -24,13 +24,13 @@ def unlearn(config: Unlearning) -> str:
     """Makes a run, unless it is there."""
     config, mesh = config.placed()
     result, record = runs.unlearn(config, mesh)
-    return kept_runs.log_and_tell(config, runs.directory(config), result, record)
+    return run_store.log_and_tell(config, runs.directory(config), result, record)
 
 
 def evaluate(config: Unlearning) -> str:
     """All that is measured of the three models, of a run that is there or is made."""
     record = runs.ensure(config)
-    return kept_runs.table(kept_runs.all_models(record), tuple(record["measured"]))
+    return run_store.table(run_store.all_models(record), tuple(record["measured"]))
 
 
 def report(config: Unlearning) -> str:
@@ -40,7 +40,7 @@ def report(config: Unlearning) -> str:
     _, grads = hamu_jax.paired_value_and_grad(here.subject.loss)(
         here.subject.params, *(task.take(part, slice(config.batch_size)) for part in (here.retain, here.subject.forget))
     )
-    numbers = kept_runs.all_models(record)
+    numbers = run_store.all_models(record)
     watched = {"like what is kept": "validation retain/accuracy", "like what is forgotten": "validation forget/accuracy"}
     written = reports.write(
         place / "report",

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 import hamu_jax
 from experiments.data import splits
-from experiments.train import fit
+from experiments.runs.training import fit
 from experiments.vision.config import Problem, Training
 from experiments.vision.task import Task, take
 from hamu_jax import metrics, report

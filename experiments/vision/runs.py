@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import hamu_jax
-from experiments import kept_runs, methods, unlearning
+from experiments.runs import run_store, unlearning
+from experiments import methods
 from experiments.data import images
-from experiments.unlearning import Case, Record
+from experiments.runs.unlearning import Case, Record
 from experiments.vision import models, task
 from experiments.vision.config import Problem, Unlearning
 
@@ -21,12 +22,12 @@ def directory(config: Unlearning) -> Path:
     Raises:
       ValueError: for a name that is not a method.
     """
-    return kept_runs.directory(config, config.out, f"rho{config.rho:g}")
+    return run_store.directory(config, config.out, f"rho{config.rho:g}")
 
 
 def ensure(config: Unlearning) -> Record:
     """A run's record: read if there is one, else made and kept."""
-    return kept_runs.read(directory(config)) or unlearn(config)[1]
+    return run_store.read(directory(config)) or unlearn(config)[1]
 
 
 def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> tuple[hamu_jax.Unlearned, Record]:
@@ -40,17 +41,17 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
       FileNotFoundError: if a model is missing, naming the command that makes it.
     """
     place, here = directory(config), case(problem(config), config.groups)
-    return kept_runs.unlearn(config, place, here, steps=config.steps, mesh=mesh, progress=progress)
+    return run_store.unlearn(config, place, here, steps=config.steps, mesh=mesh, progress=progress)
 
 
 def build(config: Unlearning, subject: methods.Subject) -> methods.Built:
     """The method with its settings."""
-    return kept_runs.build(config, subject)
+    return run_store.build(config, subject)
 
 
 def problem(config: Unlearning) -> Problem:
     """The part of the settings that runs share."""
-    return kept_runs.part(config, Problem)
+    return run_store.part(config, Problem)
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import pytest
 
-from experiments import benchmark
-from experiments.benchmarks.lines import LINES
-from experiments.benchmarks.reference import NEEDED, Reference
-from experiments.benchmarks.row import alone, compared, judged
-from experiments.benchmarks.timing import interleaved, ratios, spread
+from experiments.cost import benchmark
+from experiments.cost.measurements import LINES
+from experiments.cost.pytorch_process import NEEDED, Reference
+from experiments.cost.rows import alone, compared, judged
+from experiments.cost.timing import interleaved, ratios, spread
 
 CLONE = os.environ.get("HAMU_REFERENCE")  # the directory of a clone of the paper's repository
 

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import compare, compare_table
-from experiments.compare_runs import SMOKE, Config, Setting, grid
-from experiments.compare_table import Results
+from experiments.comparison import compare, results
+from experiments.comparison.grid import Config, SMOKE, Setting, grid
+from experiments.comparison.summary import Results
 
 SPLITS = ("retain", "forget", "validation retain", "validation forget", "test retain", "test forget")
 
@@ -49,8 +49,8 @@ def test_every_method_has_the_same_number_of_settings() -> None:
 def test_the_choice_is_made_on_validation_over_all_seeds() -> None:
     better_on_test = measured(0.9) | {"test retain/accuracy": 0.5, "test forget/accuracy": 0.5}
     found = results({0.1: [measured(0.7), measured(0.7)], 0.2: [measured(0.5), measured(0.95)], 0.3: [better_on_test] * 2})
-    assert compare_table.choose(found, "ft").learning_rate == 0.1
-    assert compare_table.score(found, Setting("ft", 0.2, 0.0))[0] == pytest.approx(0.225)
+    assert summary.choose(found, "ft").learning_rate == 0.1
+    assert summary.score(found, Setting("ft", 0.2, 0.0))[0] == pytest.approx(0.225)
 
 
 def test_other_seeds_need_only_what_the_grid_seeds_chose() -> None:
@@ -59,7 +59,7 @@ def test_other_seeds_need_only_what_the_grid_seeds_chose() -> None:
     found = dataclasses.replace(
         everywhere, runs={**everywhere.runs, 1: {setting: everywhere.runs[1][setting]}}, grid_seeds=(0,)
     )
-    row = compare_table.summarise(found)["ft"]
+    row = summary.summarise(found)["ft"]
     assert row["setting"]["learning_rate"] == 0.2
     assert row["numbers"]["test retain/accuracy"][0] == pytest.approx(0.7)  # of both seeds
     assert row["numbers"]["hypervolume"][1] is None  # of one
@@ -67,13 +67,13 @@ def test_other_seeds_need_only_what_the_grid_seeds_chose() -> None:
 
 def test_of_equal_gaps_the_lesser_divergence() -> None:
     found = results({0.1: [measured(0.7, 2.0)] * 2, 0.2: [measured(0.3, 0.5), measured(0.7, 0.6)]})
-    assert compare_table.choose(found, "ft").learning_rate == 0.2
+    assert summary.choose(found, "ft").learning_rate == 0.2
     lost = results({0.1: [measured(0.7) | {"validation forget/kl": None}] * 2, 0.2: [measured(0.7, 99.0)] * 2})
-    assert compare_table.choose(lost, "ft").learning_rate == 0.2
+    assert summary.choose(lost, "ft").learning_rate == 0.2
 
 
 def test_a_row_is_mean_and_deviation_over_seeds() -> None:
-    row = compare_table.summarise(results({0.1: [measured(0.6), measured(0.8)], 0.2: [measured(1.0)] * 2}))["ft"]
+    row = summary.summarise(results({0.1: [measured(0.6), measured(0.8)], 0.2: [measured(1.0)] * 2}))["ft"]
     assert row["setting"]["learning_rate"] == 0.1
     np.testing.assert_allclose(row["numbers"]["retain/accuracy"], [0.7, np.std([0.6, 0.8], ddof=1)])
     np.testing.assert_allclose(row["numbers"]["gap"], [0.2, np.std([0.1, 0.3], ddof=1)])
@@ -85,7 +85,7 @@ def test_a_row_is_mean_and_deviation_over_seeds() -> None:
 def test_a_run_that_ended_early_stays_where_it_ended() -> None:
     found = results({0.1: [measured(0.6)] * 2, 0.2: [measured(0.7)] * 2})
     found.runs[1][Setting("ft", 0.2, 0.0)]["way"] = way((0.9, 0.8))
-    np.testing.assert_array_equal(compare_table.points(found, "ft", 1), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])
+    np.testing.assert_array_equal(summary.points(found, "ft", 1), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import hamu_jax
-from experiments import get_smollm2, methods
+from experiments.language import get_smollm2
+from experiments import methods
 from experiments.data import fictional
-from experiments.language import base, commands, measures, models, parts, reporting, runs, task
+from experiments.language import base, commands, measures, models, question_splits, report, runs, task
 from experiments.language.config import Problem, Training, Unlearning
 from experiments.models import peft_format
-from experiments.sweeps import questions
-from experiments.sweeps.main import main
+from experiments.language import comparison
+from experiments.comparison.sweep import main
 from hamu_jax import metrics, objectives
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
@@ -48,12 +49,12 @@ def made(out: Path) -> task.Task:
     return found
 
 
-def texts(some: parts.Questions) -> set[str | None]:
+def texts(some: question_splits.Questions) -> set[str | None]:
     return {one.question for one in some}
 
 
 def test_parts_are_disjoint() -> None:
-    found = parts.build(Problem(model="tiny"))
+    found = question_splits.build(Problem(model="tiny"))
     everyone = [found.retain, found.forget, found.validation_retain, found.validation_forget, found.unseen]
     assert sum(len(part) for part in everyone) == len(set().union(*map(texts, everyone))) == 60
     assert [len(part) for part in everyone] == [32, 8, 8, 2, 10]
@@ -67,7 +68,7 @@ def test_parts_are_disjoint() -> None:
 @pytest.mark.parametrize("hard", ["semantic", "exact"])
 def test_the_hard_case_retains_duplicates(hard: Any) -> None:
     """Of the forgotten questions, and of those held out, in other words or in the same: and both models learn them."""
-    easy, found = (parts.build(Problem(hard=kind)) for kind in ("none", hard))
+    easy, found = (question_splits.build(Problem(hard=kind)) for kind in ("none", hard))
     assert [one.row for one in found.duplicates] == [one.row for one in found.forget]
     assert [one.row for one in found.validation_duplicates] == [one.row for one in found.validation_forget]
     assert (texts(found.duplicates) == texts(found.forget)) == (hard == "exact")
@@ -79,12 +80,12 @@ def test_the_hard_case_retains_duplicates(hard: Any) -> None:
 
 
 def test_a_request_is_a_person_where_that_is_known() -> None:
-    forget = parts.build(Problem()).forget
-    number, count = parts.requests(forget, 10)
+    forget = question_splits.build(Problem()).forget
+    number, count = question_splits.requests(forget, 10)
     assert count == 2
     assert [forget[i].person == forget[0].person for i in range(8)] == (number == 0).tolist()
     unknown = tuple(one._replace(person=None) for one in forget)
-    np.testing.assert_array_equal(parts.requests(unknown, 3)[0], [0, 1, 2, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(question_splits.requests(unknown, 3)[0], [0, 1, 2, 0, 1, 2, 0, 1])
 
 
 def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
@@ -92,13 +93,13 @@ def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
         lines = [json.dumps({"question": f"What is {row}?", "answer": f"It is {row}."}) for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     files = tuple(str(tmp_path / f"{name}.jsonl") for name in ("retain", "forget", "unseen"))
-    found = parts.build(Problem(data=files))
+    found = question_splits.build(Problem(data=files))
     assert [one.row for one in found.validation_retain] == [8, 9]
     assert [one.row for one in found.validation_forget] == [4]
     assert len(found.unseen) == 3
-    assert parts.build(Problem(data=files[:2])).unseen == ()
+    assert question_splits.build(Problem(data=files[:2])).unseen == ()
     with pytest.raises(ValueError, match=r"kind: got 'semantic', of which this data has none"):
-        parts.build(Problem(data=files, hard="semantic"))
+        question_splits.build(Problem(data=files, hard="semantic"))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
 )
 def test_what_is_asked_of_data_is_checked(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        parts.build(Problem(**changed))
+        question_splits.build(Problem(**changed))
 
 
 def test_without_a_model_the_error_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +166,7 @@ def test_training_learns(made: task.Task) -> None:
 def test_models_are_kept_for_whoever_has_their_questions(made: task.Task) -> None:
     """The full model is the same for another division of its questions; other training makes another model."""
     other = dataclasses.replace(made, config=dataclasses.replace(made.config, held_out=0.4, questions=3))
-    other = dataclasses.replace(other, parts=parts.build(other.config))
+    other = dataclasses.replace(other, parts=question_splits.build(other.config))
     assert models.directory(other, "full") == models.directory(made, "full")
     config, _ = peft_format.load(models.directory(made, "full") / "adapter")
     assert (config.rank, config.alpha, config.dropout) == (8, 16.0, 0.05)
@@ -222,7 +223,7 @@ def test_a_test_that_could_not_fail_is_no_evidence(before: float, after: float, 
         "retrained": {**numbers, "forget quality": 1.0},
         "unlearned": {**numbers, "forget quality": after, "validation forget/probability": 0.75},
     }
-    text = reporting.conclude(rows, {"steps": 2, "reason": "all were taken"})
+    text = report.conclude(rows, {"steps": 2, "reason": "all were taken"})
     assert said in text
     assert "this run did not see, have probability 0.750 (0.250 before" in text
 
@@ -269,7 +270,7 @@ def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) ->
 def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task, capsys: pytest.CaptureFixture[str]) -> None:
     """And everything is measured of what was chosen alone."""
     few = {"methods": ("ga", "hamu-q"), "learning_rates": (1e-4, 0.5), "promise_learning_rates": (0.1,), "improvements": (0.3,)}
-    config = questions.Sweep(out=out, seeds=(3,), **{**RUN, **few})
+    config = comparison.Sweep(out=out, seeds=(3,), **{**RUN, **few})
     path = main("baselines", config, "language")
     said = capsys.readouterr().err
     assert "3 of 3: hamu-q, learning rate 0.1, improvement 0.3, seeds 0 and 3" in said
@@ -299,11 +300,11 @@ def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task
 @pytest.mark.parametrize("name", ["hard", "constraint", "timing"])
 def test_sweeps(out: Path, made: task.Task, name: str) -> None:  # noqa: ARG001  (the models that it trained)
     methods_of = ("ft", "hamu-q") if name == "timing" else ("hamu-q",)
-    path = main(name, questions.Sweep(out=out, smoke=True, **{**RUN, "methods": methods_of}), "language")
+    path = main(name, comparison.Sweep(out=out, smoke=True, **{**RUN, "methods": methods_of}), "language")
     assert path.parent.name == (name if name == "hard" else f"{name}-fictional")
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if name in questions.QUESTIONS.axes:
-        values = questions.QUESTIONS.axes[name].values
+    if name in comparison.QUESTIONS.axes:
+        values = comparison.QUESTIONS.axes[name].values
         assert [point["value"] for point in record["points"]] == [values[0], values[-1]]
         assert all(point["numbers"]["gap"] is not None for point in record["points"])
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import memory
+from experiments.cost import memory
 from experiments.models import llama
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")

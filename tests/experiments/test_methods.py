@@ -9,8 +9,8 @@ import pytest
 
 import hamu_jax
 from experiments import methods
-from experiments.methods import METHODS, Method
-from experiments.saliency import masked_updates, saliency_mask
+from experiments.methods.registry import METHODS, Method
+from experiments.methods.saliency import masked_updates, saliency_mask
 from hamu_jax import objectives, rules
 
 CLASSES, GROUPS = 3, 2

@@ -10,7 +10,7 @@ from flax import nnx
 from two_gradient_problems import PLAIN_COMPILE, flat
 
 import hamu_jax
-from experiments.benchmarks import problems as tasks
+from experiments.cost import small_models as tasks
 from experiments.models.transformer import Transformer
 
 pytestmark = pytest.mark.usefixtures("as_users_promote")

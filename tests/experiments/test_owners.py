@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import owners
+from experiments.digits import owners
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.pareto import hypervolume, pareto_front
+from experiments.comparison.pareto import hypervolume, pareto_front
 
 GRID = 6
 COORDINATE = st.integers(0, GRID)

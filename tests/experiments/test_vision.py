@@ -18,10 +18,10 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import bits
 
-from experiments import pool
-from experiments.sweeps.config import directory, values
-from experiments.sweeps.images import IMAGES, Sweep
-from experiments.sweeps.main import main
+from experiments.comparison import pool_models
+from experiments.comparison.config import directory, values
+from experiments.vision.comparison import IMAGES, Sweep
+from experiments.comparison.sweep import main
 from experiments.vision import commands, models, runs, task
 from experiments.vision.config import Problem, Training, Unlearning
 
@@ -125,7 +125,7 @@ def test_chosen_settings_are_run_on_another_model(out: Path) -> None:
         assert held[1]["methods"][method]["numbers"]["hypervolume"] is None
     assert len(list((out / "second").glob("runs/*/run.json"))) == 2
     assert f"Settings are those that {first} chose" in second.with_suffix(".md").read_text(encoding="utf-8")
-    text = pool.main(pool.Config((first, second), out / "pooled"))
+    text = pool_models.main(pool_models.Config((first, second), out / "pooled"))
     assert "over 2 trained models" in text.read_text(encoding="utf-8")
     rows = json.loads(text.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
     gaps = [one["methods"]["hamu-q"]["numbers"]["gap"][0] for one in held]

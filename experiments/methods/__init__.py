@@ -1,0 +1,1 @@
+"""Every unlearning method by name (`registry`), and what makes it an optimizer (`build`)."""
