@@ -1,1 +1,1 @@
-"""What `experiments.sweep` varies, runs and shows."""
+"""One engine for every comparison: what is varied, which runs are made, and the tables and pictures of them."""

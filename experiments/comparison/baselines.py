@@ -1,99 +1,74 @@
-"""All methods on equal terms: the same data, batches and steps, and each its best setting on validation data."""
+"""All methods on equal terms: the same data, batches and steps, and each with its best setting on validation data."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison import summary
 from experiments import methods
-from experiments.comparison.grid import Config, Setting, grid
-from experiments.comparison.config import Varied, chosen_methods, run_settings, trained_with
-from experiments.comparison.progress import told
+from experiments.comparison.grid import Grid, Seeds, Setting
+from experiments.comparison.modality import Modality
+from experiments.comparison.progress import announced
+from experiments.comparison.settings import methods_of, run_settings, seed_pairs
+from experiments.comparison.summary import MODELS, Results, choose
 
 
-def run(config: Varied) -> summary.Results:
-    """Makes all runs that are not there; a seed of the results is a pair, of training and of unlearning.
+def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
+    """Makes all runs that are missing.
 
     Raises:
-      ValueError: for a file `chosen` that has no setting of a method.
+      ValueError: for a file `chosen` without a setting of a method.
     """
-    pairs: Any = {(training.seed, seed): training for training in trained_with(config) for seed in config.seeds}
-    shared = Config(
-        methods=chosen_methods("baselines", config),
-        seeds=tuple(pairs),
-        learning_rates=config.learning_rates[:1] if config.smoke else config.learning_rates,
-        promise_learning_rates=config.promise_learning_rates[:1] if config.smoke else config.promise_learning_rates,
-        improvements=config.improvements[:1] if config.smoke else config.improvements,
-    )
-    settings = grid(shared) if config.chosen is None else _held(config.chosen, shared.methods)
-    whole = tuple(key for key in pairs if key[1] in (config.grid_seeds or config.seeds))
-    results = summary.Results(
-        shared, {}, {key: {} for key in pairs}, whole, config.kind.judge, searched=config.chosen is None
-    )
-    for key in whole:
-        _add(config, results, key, pairs[key], settings)
-    chosen = [summary.choose(results, method) for method in shared.methods]
-    for key in pairs:
-        if key not in whole:
-            _add(config, results, key, pairs[key], chosen)
-    _measure(config, results, pairs, chosen)
+    sweep, pairs = settings.sweep, seed_pairs(modality, settings)
+    names = methods_of(modality, "baselines", settings)
+    grid = Grid(names, pairs, sweep.learning_rates, sweep.promise_learning_rates, sweep.improvements)
+    searched = grid.settings() if sweep.chosen is None else _chosen_before(sweep.chosen, names)
+    whole = tuple(pair for pair in pairs if pair[1] in (sweep.grid_seeds or sweep.seeds))
+    results = Results(grid, {}, {pair: {} for pair in pairs}, whole, modality.judge, searched=sweep.chosen is None)
+
+    def add(pair: Seeds, some: list[Setting]) -> None:
+        for setting in announced(some, lambda setting: _line(setting, pair)):
+            record = modality.record(_run_settings(settings, setting, pair), mesh)
+            results.runs[pair][setting], results.models[pair] = record, record["models"]
+
+    for pair in whole:
+        add(pair, searched)
+    chosen = [choose(results, method) for method in names]
+    for pair in pairs:
+        if pair not in whole:
+            add(pair, chosen)
+    reported = [(pair, setting) for pair in pairs for setting in chosen]
+    for pair, setting in announced(reported, lambda run: f"measuring {_line(run[1], run[0])}"):
+        numbers = modality.all_measured(_run_settings(settings, setting, pair), mesh)
+        results.runs[pair][setting] = {**results.runs[pair][setting], "measured": numbers["unlearned"]}
+        results.models[pair] = {name: numbers[name] for name in MODELS}
     return results
 
 
-def chosen_by(config: Varied) -> str:
-    """How settings were chosen."""
-    if config.chosen is not None:
-        words = config.kind.chosen.format(seeds="the runs there")
-        return f"Settings are those that {config.chosen} chose, on another trained model or with other seeds: {words}"
-    if not config.grid_seeds:
-        return config.kind.chosen.format(seeds="all seeds")
-    grid_seeds = f"the runs with unlearning seed {', '.join(map(str, config.grid_seeds))}"
-    rest = "The other seeds ran what was chosen, and the hypervolume is of the whole grid only."
-    return f"{config.kind.chosen.format(seeds=grid_seeds)} {rest}"
+def how_chosen(modality: Modality, settings: Any) -> str:
+    """How settings were chosen, in words."""
+    sweep = settings.sweep
+    if sweep.chosen is not None:
+        words = modality.chosen.format(seeds="the runs there")
+        return f"Settings are those that {sweep.chosen} chose, on another trained model or with other seeds: {words}"
+    if not sweep.grid_seeds:
+        return modality.chosen.format(seeds="all seeds")
+    grid_seeds = f"the runs with unlearning seed {', '.join(map(str, sweep.grid_seeds))}"
+    rest = "The other seeds ran the chosen settings, and the hypervolume is of the whole grid only."
+    return f"{modality.chosen.format(seeds=grid_seeds)} {rest}"
 
 
-def markdown(config: Varied, rows: dict[str, Any]) -> str:
-    """The tables."""
-    return "\n\n".join(
-        [
-            summary.table(rows, config.kind.columns),
-            "## Losses, and how close to the retrained model",
-            summary.table(rows, config.kind.details),
-            "## Chosen settings",
-            summary.chosen_table(rows),
-        ]
-    )
-
-
-def _one(config: Varied, setting: Setting, key: Any, training: Any) -> Any:
+def _run_settings(settings: Any, setting: Setting, pair: Seeds) -> Any:
     """The settings of one run."""
-    hyper = {"learning_rate": setting.learning_rate, "improvement": setting.improvement}
-    return run_settings(config, method=setting.method, seed=key[1], training=training, **hyper)
+    return run_settings(settings, pair, **vars(setting))
 
 
-def _add(config: Varied, results: summary.Results, key: Any, training: Any, settings: list[Setting]) -> None:
-    """Runs of one pair of seeds."""
-    for setting in told(settings, lambda setting: _words(setting, key)):
-        results.runs[key][setting] = config.kind.ensure(_one(config, setting, key, training))
-        results.models[key] = results.runs[key][setting]["models"]
-
-
-def _measure(config: Varied, results: summary.Results, pairs: Any, chosen: list[Setting]) -> None:
-    """All that a table shows of the chosen runs."""
-    measured = [(key, setting) for key in pairs for setting in chosen]
-    for key, setting in told(measured, lambda one: f"measuring {_words(one[1], one[0])}"):
-        found = config.kind.everything(_one(config, setting, key, pairs[key]))
-        results.runs[key][setting] = {**results.runs[key][setting], "measured": found["unlearned"]}
-        results.models[key] = {name: found[name] for name in summary.MODELS}
-
-
-def _words(setting: Setting, key: Any) -> str:
-    """A run in a line."""
+def _line(setting: Setting, pair: Seeds) -> str:
+    """A run in one line."""
     promise = f", improvement {setting.improvement:g}" if methods.METHODS[setting.method].promises else ""
-    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}, seeds {key[0]} and {key[1]}"
+    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}, seeds {pair[0]} and {pair[1]}"
 
 
-def _held(path: Path, names: tuple[str, ...]) -> list[Setting]:
+def _chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:
     """The settings that a file says were chosen."""
     if not path.exists():
         raise ValueError(f"chosen: got {path}, which is not there, expected a file that baselines left")

@@ -1,4 +1,4 @@
-"""What a sweep is doing, a line at a time: a bar would be drawn over that of the run itself."""
+"""What a sweep is doing, one line per run: a progress bar would be drawn over that of the run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -8,9 +8,9 @@ from rich.console import Console
 Item = TypeVar("Item")
 
 
-def told(items: Sequence[Item], words: Callable[[Item], str]) -> Iterator[Item]:
-    """The items, each after a line on standard error that says which of how many it is, in `words(item)`."""
+def announced(items: Sequence[Item], describe: Callable[[Item], str]) -> Iterator[Item]:
+    """Yields the items, each after a line on standard error with its number and `describe(item)`."""
     console = Console(stderr=True, highlight=False)
-    for place, item in enumerate(items, 1):
-        console.print(f"{place} of {len(items)}: {words(item)}")
+    for number, item in enumerate(items, 1):
+        console.print(f"{number} of {len(items)}: {describe(item)}")
         yield item

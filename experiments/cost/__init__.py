@@ -1,1 +1,1 @@
-"""What `experiments.benchmark` measures, and how."""
+"""What the library costs: time, memory, and what devices send each other."""

@@ -1,32 +1,29 @@
-"""What the library costs: named measurements, each with what it should be.
-
-    python -m experiments.benchmark [--reference CLONE] [--out DIR] [--only NAME ...] [--smoke]
+"""What the library costs: named measurements, each with its target.
 
 With a clone of the paper's repository (and `pip install 'hamu_jax[torch]'`) its PyTorch code runs beside ours: the same model,
 weights, batches and number of threads, in a process of its own. Writes benchmark.json, benchmark.md and benchmark.png.
 
-Times depend on the machine and on what else it does: the load average before and after stands beside them, and every comparison
+Times depend on the machine and on its load: the load average before and after stands beside them, and every comparison
 is of times taken in turn. Where other work shares the CPU, set OPENBLAS_NUM_THREADS=1: threads of the Cholesky factorisation
 that wait for each other once made it 40 times slower.
-`experiments.benchmarks.lines` holds the table.
+`experiments.cost.measurements` holds the table.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from experiments.cost.measurements import LINES
+from experiments.cost.config import Benchmark
+from experiments.cost.measurements import MEASUREMENTS
 from experiments.cost.pytorch_process import Reference
-from experiments.cost.rows import Row, SMOKE, Scale
-from experiments.runs.provenance import settings
+from experiments.cost.rows import SMOKE, Row, Scale
+from experiments.runs.provenance import settings_record, write_results
 from hamu_jax import report
 
 NOTE = (
@@ -36,71 +33,49 @@ NOTE = (
 PICTURE = "![Every ratio over its target](benchmark.png)"
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The benchmark's settings.
-
-    Attributes:
-      out: where the results go.
-      reference: a clone of the paper's repository. Default: nothing is measured of it.
-      only: the names of the lines to measure; none means all.
-      smoke: small sizes, to see that it runs; the numbers mean nothing.
-      repeats: of every timing; 0 takes the scale's.
-    """
-
-    out: Path = Path("benchmark-out")
-    reference: Path | None = None
-    only: tuple[str, ...] = ()
-    smoke: bool = False
-    repeats: int = 0
-
-
-def main(config: Config) -> Path:
+def run_benchmark(settings: Benchmark) -> Path:
     """Runs it; returns the path of the text.
 
     Raises:
-      ValueError: for the name of a line that does not exist.
+      ValueError: for the name of a measurement that does not exist.
     """
-    if unknown := [name for name in config.only if name not in LINES]:
-        raise ValueError(f"only: got {', '.join(unknown)}, expected some of {', '.join(LINES)}")
-    scale = SMOKE if config.smoke else Scale()
-    scale = dataclasses.replace(scale, repeats=config.repeats or scale.repeats)
-    before = os.getloadavg()
-    found, theirs = _measured(config, scale)
-    load = {"load_average_before": before, "load_average_after": os.getloadavg(), "cores": os.cpu_count()}
+    if unknown := [name for name in settings.only if name not in MEASUREMENTS]:
+        raise ValueError(f"only: got {', '.join(unknown)}, expected some of {', '.join(MEASUREMENTS)}")
+    scale = SMOKE if settings.smoke else Scale()
+    scale = dataclasses.replace(scale, repeats=settings.repeats or scale.repeats)
+    load_before = os.getloadavg()
+    measured, pytorch = _measured(settings, scale)
+    load = {"load_average_before": load_before, "load_average_after": os.getloadavg(), "cores": os.cpu_count()}
     load["blas_threads"] = os.environ.get("OPENBLAS_NUM_THREADS", "not set")
-    environment = {**report.environment(), **theirs, **load}
-    record = {"settings": {**settings("benchmark", config), **dataclasses.asdict(scale)}, "environment": environment}
-    report.write_whole(config.out / "benchmark.json", json.dumps({**record, "lines": found}, indent=1) + "\n")
-    report.save_figure(_picture(found), config.out / "benchmark.png")
-    report.write_whole(config.out / "benchmark.md", _markdown(found, {**record["settings"], **environment}))
-    return config.out / "benchmark.md"
+    sections = ["# Benchmark"]
+    if settings.reference is None:
+        sections.append("Without a clone of the paper's repository (`--reference`): nothing of PyTorch was measured.")
+    for name, block in measured.items():
+        sections += [f"## {name}", f"{block['title']}.", _table(block["rows"])]
+    return write_results(
+        settings.out,
+        "benchmark",
+        {**settings_record("cost", settings), **dataclasses.asdict(scale)},
+        {"lines": measured},
+        sections=[*sections, NOTE, PICTURE],
+        figure=_picture(measured),
+        environment={**pytorch, **load},
+    )
 
 
-def _measured(config: Config, scale: Scale) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Every line's title and rows; and what is to be known of the PyTorch that was measured."""
-    with contextlib.nullcontext() if config.reference is None else Reference(config.reference) as reference:
-        found = {}
-        for name in config.only or LINES:
+def _measured(settings: Benchmark, scale: Scale) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The title and the rows of every measurement; and the versions of the PyTorch that was measured."""
+    with contextlib.nullcontext() if settings.reference is None else Reference(settings.reference) as reference:
+        measured = {}
+        for name in settings.only or MEASUREMENTS:
             sys.stderr.write(f"measuring {name}\n")
-            found[name] = {"title": LINES[name].title, "rows": LINES[name].measure(scale, reference)}
-        return found, {} if reference is None else reference.ask("environment")
+            measured[name] = {"title": MEASUREMENTS[name].title, "rows": MEASUREMENTS[name].measure(scale, reference)}
+        return measured, {} if reference is None else reference.ask("environment")
 
 
-def _markdown(found: dict[str, dict[str, Any]], made: dict[str, Any]) -> str:
-    """The results' text."""
-    parts = ["# Benchmark"]
-    if made["reference"] is None:
-        parts.append("Without a clone of the paper's repository (`--reference`): nothing of PyTorch was measured.")
-    for name, line in found.items():
-        parts += [f"## {name}", f"{line['title']}.", _table(line["rows"])]
-    lines = [f"- {key}: `{value}`" for key, value in made.items()]
-    return "\n\n".join([*parts, NOTE, PICTURE, "## How it was made", "\n".join(lines)]) + "\n"
-
-
-def _picture(found: dict[str, dict[str, Any]]) -> Figure:
+def _picture(measured: dict[str, dict[str, Any]]) -> Figure:
     """Every ratio that has a number for a target, over that target."""
-    rows = [(name, row) for name, line in found.items() for row in line["rows"] if isinstance(row.get("target"), float)]
+    rows = [(name, row) for name, block in measured.items() for row in block["rows"] if isinstance(row.get("target"), float)]
     labels = [f"{name}: {row['case']}\nagainst {row.get('against', 'a microbatch')}" for name, row in rows]
     figure = Figure(figsize=(9, 1.5 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -125,12 +100,11 @@ def _table(rows: list[Row]) -> str:
     """Rows as Markdown, times with their quartiles in one cell."""
     cells = [_cells(row) for row in rows]
     header = list(dict.fromkeys(name for row in cells for name in row))
-    lines = [header, ["---"] * len(header), *([row.get(name, "") for name in header] for row in cells)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return report.table(header, [[row.get(name, "") for name in header] for row in cells])
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """The columns that people read."""
+    """The cells of a row: the text per column."""
     cells: dict[str, str] = {}
     for key, value in row.items():
         if key.endswith("median_ms"):
@@ -142,9 +116,3 @@ def _cells(row: Row) -> dict[str, str]:
         elif not key.endswith(("_ms", "ratio_low", "ratio_high")):
             cells[key.replace("_", " ")] = f"{value:.3g}" if isinstance(value, float) else str(value)
     return cells
-
-
-if __name__ == "__main__":
-    written = main(tyro.cli(Config))
-    sys.stdout.write(written.read_text(encoding="utf-8"))
-    sys.stdout.write(f"\nThe results are in {written.parent}/\n")

@@ -30,7 +30,7 @@ TINY = LlamaConfig(vocabulary=64, width=16, hidden=32, layers=2, heads=2, kv_hea
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class BenchmarkedModel:
     """A model and its batches, or gradients alone.
 
     Attributes:
@@ -57,7 +57,7 @@ class Subject:
         return optax.chain(combined, optax.sgd(SETTINGS["learning_rate"]))
 
 
-def resnet20(reference: Reference | None, *, images: int, small: bool = False) -> Subject:
+def resnet20(reference: Reference | None, *, images: int, small: bool = False) -> BenchmarkedModel:
     """The paper's ResNet-20, its batch statistics frozen, and two batches of random images; `small`: one block a stage."""
     rng = np.random.default_rng(0)
     written = [
@@ -76,7 +76,7 @@ def resnet20(reference: Reference | None, *, images: int, small: bool = False) -
     return _of_loss("ResNet-8" if small else "ResNet-20", params, "leaf", loss, batches)
 
 
-def language_model(reference: Reference | None, *, config: LlamaConfig, sequences: tuple[int, int]) -> Subject:
+def language_model(reference: Reference | None, *, config: LlamaConfig, sequences: tuple[int, int]) -> BenchmarkedModel:
     """A Llama with adapters on all its linear maps, and random tokens: `sequences` says how many, and how long."""
     adapted = lora.LoraConfig(dropout=0.0)
     # Few parameters of the usual size would have gradients below 1e-6, which the paper's code takes for zero.
@@ -101,7 +101,7 @@ def language_model(reference: Reference | None, *, config: LlamaConfig, sequence
     return _of_loss(f"LoRA of a Llama with {_millions(weights)} parameters", adapter, lora.blocks, apply, batches)
 
 
-def dense(reference: Reference | None, *, config: LlamaConfig) -> Subject:
+def dense(reference: Reference | None, *, config: LlamaConfig) -> BenchmarkedModel:
     """All weights of a Llama, and random gradients that have something in common."""
     shapes = llama.abstract(config)
     common, *own = (llama.init(config, jax.random.key(number), deviation=1.0) for number in range(3))
@@ -113,13 +113,13 @@ def dense(reference: Reference | None, *, config: LlamaConfig) -> Subject:
                 hf_format.write_tensors(Path(place) / f"{part}.safetensors", hf_format.scatter(config, grad))
             reference.ask("prepare", name="dense", place=place, settings=SETTINGS)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return Subject(f"{_millions(shapes)} dense parameters", params, llama.blocks, tuple(grads))
+    return BenchmarkedModel(f"{_millions(shapes)} dense parameters", params, llama.blocks, tuple(grads))
 
 
-def _of_loss(title: str, params: Any, blocks: Any, loss: Any, batches: list[Any]) -> Subject:
+def _of_loss(title: str, params: Any, blocks: Any, loss: Any, batches: list[Any]) -> BenchmarkedModel:
     """With its gradients."""
     grads = jax.jit(lambda p, retain, forget: hamu_jax.paired_value_and_grad(loss)(p, retain, forget)[1])(params, *batches)
-    return Subject(title, params, blocks, tuple(grads), loss, tuple(batches))
+    return BenchmarkedModel(title, params, blocks, tuple(grads), loss, tuple(batches))
 
 
 def _write(place: Path, batches: list[dict[str, np.ndarray]]) -> None:

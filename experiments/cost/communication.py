@@ -1,6 +1,6 @@
 """What devices send each other in one step, read from the compiled program, and what a formula makes of it on 4,096 devices.
 
-    python -m experiments.communication [--out DIR]
+    python -m experiments.cost communication [--out DIR]
 
 Compiles one HAMU step of a small convolutional network for several meshes of eight virtual devices, lists every collective
 operation with its bytes, and compares their sum with the formula by which the projection is made. Nothing is run.
@@ -9,7 +9,6 @@ operation with its bytes, and compares their sum with the formula by which the p
 import dataclasses
 import math
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.sharding import Mesh
 
 import hamu_jax
-from experiments.runs.provenance import settings
+from experiments.cost.config import Communication
+from experiments.runs.devices import request_virtual_devices
+from experiments.runs.provenance import settings_record, write_results
 from hamu_jax import report, sharding
 
 MESHES = ("data=8", "data=4,objective=2", "data=2,fsdp=4", "fsdp=8", "data=2,objective=2,fsdp=2")
@@ -59,13 +59,13 @@ class Collective:
 
 def collectives(program: str) -> list[Collective]:
     """The collective operations in the text of a compiled program (`jitted.lower(...).compile().as_text()`)."""
-    found = []
+    operations = []
     for match in _OPERATION.finditer(program):
         arrays = [(m["dtype"], [int(d) for d in m["dims"].split(",") if d]) for m in _ARRAY.finditer(match["shape"])]
         elements = sum(math.prod(dims) for _, dims in arrays)
         size = sum(math.prod(dims) * _width(dtype) for dtype, dims in arrays)
-        found.append(Collective(match["kind"], elements, size, _group(match["rest"])))
-    return found
+        operations.append(Collective(match["kind"], elements, size, _group(match["rest"])))
+    return operations
 
 
 def _width(dtype: str) -> float:
@@ -119,19 +119,6 @@ def predicted(size: float, *, data: int, objective: int, fsdp: int, gathers: int
     return (2 + gathers) * apart * size, 2 * 2 * (others - 1) / others * size / fsdp
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The settings.
-
-    Attributes:
-      out: where the result goes.
-      width: channels of the network that is compiled.
-    """
-
-    out: Path = Path("communication-out")
-    width: int = 16
-
-
 def network(width: int) -> tuple[Any, dict[str, np.ndarray]]:
     """The loss and the parameters of a small residual network on 8 x 8 images."""
     rng = np.random.default_rng(0)
@@ -159,57 +146,58 @@ def images(count: int) -> dict[str, np.ndarray]:
     }
 
 
-def main(config: Config) -> Path:
+def on_virtual_devices(settings: Communication) -> Path:
+    """Measures it on eight virtual devices; returns the path of the text."""
+    request_virtual_devices(8)
+    return measure_communication(settings)
+
+
+def measure_communication(settings: Communication) -> Path:
     """Runs it; returns the path of the text."""
-    loss, params = network(config.width)
+    loss, params = network(settings.width)
     size = sum(x.nbytes for x in params.values())
     batches, rows = (images(32), images(32)), []
     for text in MESHES:
         mesh = sharding.parse_mesh(text)
         formula = sum(predicted(size, **{str(axis): n for axis, n in mesh.shape.items()}))
         for name, optimizer in (("two losses, no hardness", plain(0.1)), ("HAMU", hamu_jax.hamu(0.1, 0.3))):
-            found = collectives(compiled_step(loss, params, batches, optimizer, mesh))
-            rows.append({"mesh": text, "step": name, **_summary(found), "predicted": formula})
-    made = {**settings("communication", config), "parameter_bytes": size, **report.environment()}
-    lines = ["# What eight devices send in one step, from compiled programs", ""]
-    lines += ["| mesh | step | operations | bytes sent a device | of which scalars | by formula |", "|---" * 6 + "|"]
-    lines += [
-        f"| {row['mesh']} | {row['step']} | {row['operations']} | {row['sent']:,.0f} | {row['scalars']:,.0f} | "
-        f"{row['predicted']:,.0f} |"
+            summary = _summary(collectives(compiled_step(loss, params, batches, optimizer, mesh)))
+            rows.append({"mesh": text, "step": name, **summary, "predicted": formula})
+    header = ("mesh", "step", "operations", "bytes sent per device", "of which scalars", "by formula")
+    cells = [
+        [row["mesh"], row["step"], row["operations"], *(f"{row[name]:,.0f}" for name in ("sent", "scalars", "predicted"))]
         for row in rows
     ]
-    lines += ["", "# The formula, on 4,096 devices: not measured", "", *_projection(), "", "# How it was made", ""]
-    lines += [*(f"- {key}: `{value}`" for key, value in made.items()), ""]
-    report.write_whole(config.out / "communication.md", "\n".join(lines))
-    return config.out / "communication.md"
+    sections = [
+        "# What eight devices send in one step, from compiled programs",
+        report.table(header, cells),
+        "# The formula, on 4,096 devices: not measured",
+        _projection(),
+    ]
+    record = {**settings_record("cost", settings), "parameter_bytes": size}
+    return write_results(settings.out, "communication", record, {"rows": rows}, sections=sections)
 
 
-def _summary(found: list[Collective]) -> dict[str, Any]:
+def _summary(operations: list[Collective]) -> dict[str, Any]:
     """The operations by kind, their bytes, and those of small arrays."""
-    kinds = ", ".join(f"{sum(c.kind == kind for c in found)} {kind}" for kind in KINDS if any(c.kind == kind for c in found))
-    scalars = sum(c.sent() for c in found if c.elements <= SMALL)
-    return {"operations": kinds, "sent": sum(c.sent() for c in found), "scalars": scalars}
+    counts = {kind: sum(c.kind == kind for c in operations) for kind in KINDS}
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    scalars = sum(c.sent() for c in operations if c.elements <= SMALL)
+    return {"operations": kinds, "sent": sum(c.sent() for c in operations), "scalars": scalars}
 
 
-def _projection() -> list[str]:
+def _projection() -> str:
     """The formula at 4,096 devices."""
     models = {"ResNet-20, float32": (272_474, 4), "7B, bfloat16": (6.74e9, 2)}
     meshes = ({"data": 4096, "objective": 1, "fsdp": 1}, {"data": 2048, "objective": 2, "fsdp": 1})
     meshes += ({"data": 512, "objective": 1, "fsdp": 8}, {"data": 64, "objective": 1, "fsdp": 64})
-    columns = ("model", "data", "objective", "fsdp", "GB a step to neighbours", "to all others", "GB held a device")
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    header = ("model", "data", "objective", "fsdp", "GB per step to neighbours", "to all others", "GB in memory per device")
+    rows = []
     for name, (count, width) in models.items():
         for mesh in meshes:
             size = count * width
             # Gathered twice: a model that is split because it does not fit is gathered again for the backward pass.
             near, far = predicted(size, **mesh, gathers=2)
-            held = 4 * size / mesh["fsdp"]  # parameters, both gradients, update
-            numbers = " | ".join(f"{x / 1e9:.3g}" for x in (near, far, held))
-            lines.append(f"| {name} | {mesh['data']} | {mesh['objective']} | {mesh['fsdp']} | {numbers} |")
-    return lines
-
-
-if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 8)
-    written = main(tyro.cli(Config))
-    sys.stdout.write(written.read_text(encoding="utf-8"))
+            resident = 4 * size / mesh["fsdp"]  # parameters, both gradients, update
+            rows.append([name, *mesh.values(), *(f"{x / 1e9:.3g}" for x in (near, far, resident))])
+    return report.table(header, rows)

@@ -1,6 +1,6 @@
 """How long a process takes to its first step, and what memory steps take: each case in a process of its own.
 
-    python -m experiments.benchmarks.first_step RULE IMAGES
+    python -m experiments.cost.first_step RULE IMAGES
 
 makes steps with `hamu` or `gdiff`, on the ResNet-20, or for 0 images on a tiny language model, and prints, as JSON, the seconds
 to its first step, how many programs it found in JAX's persistent cache and how many it compiled, and its memory at the peak.
@@ -20,8 +20,7 @@ BEGUN = time.perf_counter()  # importing JAX is a part of what is waited for
 
 import jax  # noqa: E402
 
-from experiments.cost import against_pytorch
-from experiments.benchmarks import subjects  # noqa: E402
+from experiments.cost import against_pytorch, benchmarked_models  # noqa: E402
 from experiments.cost.process_memory import ROOT, memory  # noqa: E402
 from experiments.cost.pytorch_process import Reference  # noqa: E402
 from experiments.cost.rows import Row, Scale  # noqa: E402
@@ -55,10 +54,12 @@ def step_memory(scale: Scale, reference: Reference | None) -> list[Row]:
     if reference is not None:
         clone = reference.again()
         with clone:
-            subjects.resnet20(clone, images=scale.images)
+            benchmarked_models.resnet20(clone, images=scale.images)
             for _ in range(STEPS):
                 clone.ask("timed", what="step")
-            rows.append({"case": f"ResNet-20, {scale.images} images: {against_pytorch.PAPER}", "peak_mb": clone.ask("peak") / 1e6})
+            rows.append(
+                {"case": f"ResNet-20, {scale.images} images: {against_pytorch.PAPER}", "peak_mb": clone.ask("peak") / 1e6}
+            )
     return [{**row, "ratio": rows[0]["peak_mb"] / row["peak_mb"]} for row in rows]
 
 
@@ -70,7 +71,7 @@ def _title(scale: Scale) -> str:
 def _in_subprocess(rule: str, scale: Scale, variables: dict[str, str]) -> dict[str, Any]:
     """Runs this file as a program."""
     images = 0 if scale.tiny else scale.images
-    command = [sys.executable, "-m", "experiments.benchmarks.first_step", rule, str(images)]
+    command = [sys.executable, "-m", "experiments.cost.first_step", rule, str(images)]
     environment = {**os.environ, **variables}
     return json.loads(subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
@@ -79,9 +80,9 @@ def main(rule: str, images: int) -> dict[str, float]:
     """The program."""
     events: collections.Counter[str] = collections.Counter()
     jax.monitoring.register_event_listener(lambda event, **_: events.update([event.rsplit("/", maxsplit=1)[-1]]))
-    tiny = functools.partial(subjects.language_model, None, config=subjects.TINY, sequences=(2, 8))
-    subject = subjects.resnet20(None, images=images) if images else tiny()
-    step = against_pytorch.stepper(subject, RULES[rule])
+    tiny = functools.partial(benchmarked_models.language_model, None, config=benchmarked_models.TINY, sequences=(2, 8))
+    model = benchmarked_models.resnet20(None, images=images) if images else tiny()
+    step = against_pytorch.stepper(model, RULES[rule])
     jax.block_until_ready(step())
     seconds = time.perf_counter() - BEGUN
     for _ in range(STEPS):

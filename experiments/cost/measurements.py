@@ -1,4 +1,4 @@
-"""The lines of the benchmark: each measures something and says what it should be. A new one is an entry of `LINES`."""
+"""The measurements of the benchmark. A new one is an entry of `MEASUREMENTS`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from hamu_jax import rules
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
-    """One line.
+class Measurement:
+    """One measurement.
 
     Attributes:
       title: what is measured, in words.
-      measure: gives rows, those that PyTorch has a part in only if it is there.
+      measure: gives rows; those of PyTorch only if there is a clone of the paper's code.
     """
 
     title: str
@@ -32,7 +32,7 @@ def profile_against_gradient(scale: Scale) -> list[Row]:
     """`<g_i, v>` for all of N examples, against the gradient of their mean loss."""
     rows: list[Row] = []
     for name, size in scale.examples:
-        task = small_models.TASKS[name](size)
+        task = small_models.SMALL_MODELS[name](size)
         profile = jax.jit(lambda p, b, v, loss=task.loss: hamu_jax.directional(loss, p, b, v))
         gradient = jax.jit(lambda p, b, loss=task.loss: jax.grad(lambda q: jnp.mean(loss(q, b)))(p))
         run = {
@@ -47,8 +47,8 @@ def profile_against_gradient(scale: Scale) -> list[Row]:
 def gram_against_gradients(scale: Scale) -> list[Row]:
     """All inner products of some examples' gradients, against these gradients one after the other."""
     rows: list[Row] = []
-    for name in small_models.TASKS:
-        task = small_models.TASKS[name](scale.pairs)
+    for name in small_models.SMALL_MODELS:
+        task = small_models.SMALL_MODELS[name](scale.pairs)
         alone = [jax.tree.map(lambda x, i=i: x[i : i + 1], task.batch) for i in range(scale.pairs)]
         gram = jax.jit(lambda p, b, loss=task.loss: hamu_jax.gram(loss, p, b))
         single = jax.jit(lambda p, b, loss=task.loss: jax.grad(lambda q: loss(q, b)[0])(p))
@@ -104,15 +104,15 @@ def _alone(measure: Callable[[Scale], list[Row]]) -> Callable[[Scale, Reference 
     return lambda scale, _: measure(scale)
 
 
-LINES: dict[str, Line] = {
-    "update": Line("New parameters from two gradients that are there", against_pytorch.update),
-    "step": Line("A whole step: two gradients, one after the other, and new parameters", against_pytorch.step),
-    "per-example": Line("Hardness profile and gradients of single images", against_pytorch.per_example),
-    "evaluation": Line("Loss and accuracy of images", against_pytorch.evaluation),
-    "profile": Line("Profile of N examples against one gradient of the same N", _alone(profile_against_gradient)),
-    "gram": Line("Gram matrix of examples against their gradients one by one", _alone(gram_against_gradients)),
-    "projected": Line("A promise to each of m requests (`rules.projected`)", _alone(projected)),
-    "first step": Line("From the start of a process to the end of its first step", first_step.measure),
-    "memory": Line("Peak memory of passes over a data set against one microbatch of gradients", _alone(peak_memory)),
-    "step memory": Line("Peak memory of a process that makes steps", first_step.step_memory),
+MEASUREMENTS: dict[str, Measurement] = {
+    "update": Measurement("New parameters from two gradients that are there", against_pytorch.update),
+    "step": Measurement("A whole step: two gradients, one after the other, and new parameters", against_pytorch.step),
+    "per-example": Measurement("Hardness profile and gradients of single images", against_pytorch.per_example),
+    "evaluation": Measurement("Loss and accuracy of images", against_pytorch.evaluation),
+    "profile": Measurement("Profile of N examples against one gradient of the same N", _alone(profile_against_gradient)),
+    "gram": Measurement("Gram matrix of examples against their gradients one by one", _alone(gram_against_gradients)),
+    "projected": Measurement("A promise to each of m requests (`rules.projected`)", _alone(projected)),
+    "first step": Measurement("From the start of a process to the end of its first step", first_step.measure),
+    "memory": Measurement("Peak memory of passes over a data set against one microbatch of gradients", _alone(peak_memory)),
+    "step memory": Measurement("Peak memory of a process that makes steps", first_step.step_memory),
 }

@@ -1,6 +1,6 @@
-"""What a step of unlearning needs of each device, from the compiled program of a model that is not there: shapes alone.
+"""The memory that a step of unlearning needs on each device, from the program compiled for the shapes of a model.
 
-    python -m experiments.memory [--model llama2-7b] [--devices 1 8] [--batch-size 8] [--length 512]
+    python -m experiments.cost memory [--model llama2-7b] [--devices 1 8] [--batch-size 8] [--length 512]
 
 No weight is made and no step is taken. The program is compiled for virtual CPU devices. Writes memory.json and memory.md;
 docs/memory.md says what the numbers leave out.
@@ -8,24 +8,24 @@ docs/memory.md says what the numbers leave out.
 
 import dataclasses
 import itertools
-import json
 import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import hamu_jax
 from experiments.cost.communication import plain
+from experiments.cost.config import Memory
 from experiments.models import llama, lora
 from experiments.models.llama_config import LlamaConfig
-from experiments.runs.provenance import settings
+from experiments.runs.devices import request_virtual_devices
+from experiments.runs.provenance import settings_record, write_results
 from hamu_jax import objectives, report, sharding
 
 MODELS = {
@@ -41,33 +41,8 @@ STEPS = ("HAMU", "GDiff")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The settings.
-
-    Attributes:
-      out: where the results go.
-      model: whose sizes.
-      trained: what is unlearned: an adapter beside frozen weights, or all weights.
-      weights: in which dtype the model's weights are held. It computes in bfloat16; an adapter is held in float32.
-      devices: among how many the weights are split, and the batches (`fsdp`).
-      batch_size: sequences from either set, on all devices together.
-      length: tokens of each.
-      rank: of the adapter.
-    """
-
-    out: Path = Path("memory-out")
-    model: Literal["llama2-7b", "tiny"] = "llama2-7b"
-    trained: tuple[Literal["lora", "full"], ...] = ("lora", "full")
-    weights: tuple[Literal["bfloat16", "float32"], ...] = ("bfloat16", "float32")
-    devices: tuple[int, ...] = (1, 8)
-    batch_size: int = 8
-    length: int = 512
-    rank: int = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One program: see `Config`; `step` is one of `STEPS`."""
+class Program:
+    """One compiled program: see `Memory`; `step` is one of `STEPS`."""
 
     trained: str
     weights: str
@@ -75,48 +50,52 @@ class Case:
     step: str
 
 
-def main(config: Config) -> Path:
+def on_virtual_devices(settings: Memory) -> Path:
+    """Measures it on virtual CPU devices; returns the path of the text."""
+    request_virtual_devices(max(settings.devices))
+    jax.config.update("jax_platforms", "cpu")
+    return measure_memory(settings)
+
+
+def measure_memory(settings: Memory) -> Path:
     """Runs it; returns the path of the text."""
-    cases = [Case(*chosen) for chosen in itertools.product(config.trained, config.weights, config.devices, STEPS)]
-    rows = [measure(config, case) for case in cases]
-    made = {**settings("memory", config), **report.environment()}
-    report.write_whole(config.out / "memory.json", json.dumps({"made": made, "rows": rows}, indent=1) + "\n")
-    lines = "\n".join(f"- {key}: `{value}`" for key, value in made.items())
-    text = "\n\n".join(["# What a step needs of each device", table(rows), "## How it was made", lines + "\n"])
-    report.write_whole(config.out / "memory.md", text)
-    return config.out / "memory.md"
+    programs = [Program(*chosen) for chosen in itertools.product(settings.trained, settings.weights, settings.devices, STEPS)]
+    rows = [measure(settings, program) for program in programs]
+    sections = ["# What a step needs of each device", memory_table(rows)]
+    return write_results(settings.out, "memory", settings_record("cost", settings), {"rows": rows}, sections=sections)
 
 
-def measure(config: Config, case: Case) -> dict[str, Any]:
+def measure(settings: Memory, program: Program) -> dict[str, Any]:
     """The numbers of one program: bytes on each device, and operations on all together."""
-    sys.stderr.write(f"compiling {case}\n")
-    step, arguments = build(config, case)
+    sys.stderr.write(f"compiling {program}\n")
+    step, arguments = abstract_step(settings, program)
     traced = step.trace(*arguments)
-    found = traced.lower().compile(compiler_options=UNLIKE_OTHERS).memory_analysis()
+    needed = traced.lower().compile(compiler_options=UNLIKE_OTHERS).memory_analysis()
+    sizes = (needed.argument_size_in_bytes, needed.output_size_in_bytes, needed.temp_size_in_bytes)
     return {
-        **dataclasses.asdict(case),
-        "arguments": found.argument_size_in_bytes,
-        "temporaries": found.temp_size_in_bytes,
-        "all": found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes,
+        **dataclasses.asdict(program),
+        "arguments": needed.argument_size_in_bytes,
+        "temporaries": needed.temp_size_in_bytes,
+        "all": sum(sizes) - needed.alias_size_in_bytes,
         "matmul_flops": products(traced.jaxpr.jaxpr),
     }
 
 
-def build(config: Config, case: Case) -> tuple[Any, tuple[Any, ...]]:
+def abstract_step(settings: Memory, program: Program) -> tuple[Any, tuple[Any, ...]]:
     """A jitted step, and what it is called with, shapes alone: parameters, state, frozen weights, retain and forget batch."""
-    mesh = sharding.make_mesh(fsdp=case.devices, devices=jax.devices()[: case.devices])
-    sizes, adapted = MODELS[config.model], lora.LoraConfig(config.rank)
-    weights = placed(llama.abstract(sizes, jnp.dtype(case.weights)), mesh)
-    adapter = placed(jax.eval_shape(lambda key: lora.init(adapted, weights, key), jax.random.key(0)), mesh)
-    params, frozen = (adapter, weights) if case.trained == "lora" else (weights, None)
-    optimizer = optimizers(lora.blocks if case.trained == "lora" else llama.blocks)[case.step]
+    mesh = sharding.make_mesh(fsdp=program.devices, devices=jax.devices()[: program.devices])
+    sizes, adapted = MODELS[settings.model], lora.LoraConfig(settings.rank)
+    weights = sharded_shapes(llama.abstract(sizes, jnp.dtype(program.weights)), mesh)
+    adapter = sharded_shapes(jax.eval_shape(lambda key: lora.init(adapted, weights, key), jax.random.key(0)), mesh)
+    params, frozen = (adapter, weights) if program.trained == "lora" else (weights, None)
+    optimizer = optimizers(lora.blocks if program.trained == "lora" else llama.blocks)[program.step]
     shardings = sharding.param_shardings(params, mesh)
-    network = llama.Network(sizes, adapted if case.trained == "lora" else None, dtype="bfloat16", checkpoint=True)
+    network = llama.Network(sizes, adapted if program.trained == "lora" else None, dtype="bfloat16", checkpoint=True)
 
     def step(params: Any, state: Any, frozen: Any, retain: Any, forget: Any) -> Any:
         def logits(params: Any, batch: Any) -> jax.Array:
-            own, adapter = (params, None) if frozen is None else (frozen, params)
-            return llama.forward(network, own, batch["tokens"], batch["mask"], adapter=adapter)
+            base, adapter = (params, None) if frozen is None else (frozen, params)
+            return llama.forward(network, base, batch["tokens"], batch["mask"], adapter=adapter)
 
         loss = objectives.causal_cross_entropy(logits)
         paired = sharding.paired_value_and_grad(loss, mesh, shardings)
@@ -124,7 +103,7 @@ def build(config: Config, case: Case) -> tuple[Any, tuple[Any, ...]]:
         updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
         return optax.apply_updates(params, updates), state, losses
 
-    batches = (batch(config, mesh),) * 2
+    batches = (batch(settings, mesh),) * 2
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, None, None))
     return jitted, (params, jax.eval_shape(optimizer.init, params), frozen, *batches)
 
@@ -134,18 +113,17 @@ def optimizers(blocks: Any) -> dict[str, Any]:
     return {"HAMU": hamu_jax.hamu(1e-4, 0.5, blocks=blocks, distribution="relative"), "GDiff": plain(1e-4)}
 
 
-def placed(shapes: Any, mesh: Mesh) -> Any:
-    """Shapes with the places that `sharding.shard_params` would give them."""
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, sharding.param_shardings(shapes, mesh)
-    )
+def sharded_shapes(shapes: Any, mesh: Mesh) -> Any:
+    """Shapes with the shardings that `sharding.shard_params` would give them."""
+    shardings = sharding.param_shardings(shapes, mesh)
+    return jax.tree.map(lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec), shapes, shardings)
 
 
-def batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+def batch(settings: Memory, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Sequences, split over the devices."""
-    place, shape = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), (config.batch_size, config.length)
+    split, shape = NamedSharding(mesh, PartitionSpec(("data", "fsdp"))), (settings.batch_size, settings.length)
     kinds = {"tokens": jnp.int32, "label": jnp.int32, "mask": jnp.bool_}
-    return {name: jax.ShapeDtypeStruct(shape, kind, sharding=place) for name, kind in kinds.items()}
+    return {name: jax.ShapeDtypeStruct(shape, kind, sharding=split) for name, kind in kinds.items()}
 
 
 def products(jaxpr: Any) -> float:
@@ -153,11 +131,11 @@ def products(jaxpr: Any) -> float:
 
     `compiled.cost_analysis()` would count a loop's body once, and the layers are a loop.
     """
-    return sum(map(_own, jaxpr.eqns))
+    return sum(map(_operations, jaxpr.eqns))
 
 
-def _own(equation: Any) -> float:
-    """Those of one equation and of what is in it."""
+def _operations(equation: Any) -> float:
+    """The operations of one equation and of the programs in it."""
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
@@ -172,21 +150,16 @@ def _within(equation: Any) -> Iterator[Any]:
             yield value
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def memory_table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown, in GiB and 10^12 operations."""
     sizes = ("arguments", "temporaries", "all")
-    columns = ("unlearned", "weights in", "devices", "step", *(f"{name} (GiB)" for name in sizes), "TFLOP")
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for row in rows:
-        held = " | ".join(f"{row[name] / 2**30:.2f}" for name in sizes)
-        what = " | ".join(str(row[name]) for name in ("trained", "weights", "devices", "step"))
-        lines.append(f"| {what} | {held} | {row['matmul_flops'] / 1e12:.1f} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    chosen = tyro.cli(Config)
-    jax.config.update("jax_num_cpu_devices", max(chosen.devices))
-    jax.config.update("jax_platforms", "cpu")
-    written = main(chosen)
-    sys.stdout.write(written.read_text(encoding="utf-8") + f"\nThe results are in {written.parent}/\n")
+    header = ("unlearned", "weights in", "devices", "step", *(f"{name} (GiB)" for name in sizes), "TFLOP")
+    cells = [
+        [
+            *(row[name] for name in ("trained", "weights", "devices", "step")),
+            *(f"{row[name] / 2**30:.2f}" for name in sizes),
+            f"{row['matmul_flops'] / 1e12:.1f}",
+        ]
+        for row in rows
+    ]
+    return report.table(header, cells)

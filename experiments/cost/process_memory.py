@@ -1,6 +1,6 @@
 """The most memory that one calculation needs, measured in a process of its own.
 
-    python -m experiments.benchmarks.memory CASE EXAMPLES MICROBATCH
+    python -m experiments.cost.process_memory CASE EXAMPLES MICROBATCH
 
 prints, as JSON, the resident memory before the calculation (libraries, data and parameters) and at its peak, in bytes.
 """
@@ -21,25 +21,29 @@ from experiments.cost import small_models
 ROOT = Path(__file__).parents[2]
 
 
-def gradients(task: small_models.Task, microbatch: int) -> Any:
+def gradients(task: small_models.SmallModel, microbatch: int) -> Any:
     """One microbatch of per-example gradients: the yardstick."""
     few = jax.tree.map(lambda x: x[:microbatch], task.batch)
     return jax.jit(lambda p, b: hamu_jax.per_example_grads(task.loss, p, b))(task.params, few)
 
 
-def directional(task: small_models.Task, microbatch: int) -> Any:
+def directional(task: small_models.SmallModel, microbatch: int) -> Any:
     """A hardness profile along one direction, inside one jit."""
     return jax.jit(lambda p, b, v: hamu_jax.directional(task.loss, p, b, v, microbatch))(task.params, task.batch, task.params)
 
 
-def assess(task: small_models.Task, microbatch: int) -> Any:
+def assess(task: small_models.SmallModel, microbatch: int) -> Any:
     """The whole assessment, a quarter of the examples to be forgotten: five profiles, one of gradient norms."""
     size = len(task.batch["label"]) // 4
     forget, retain = (jax.tree.map(lambda x, part=part: x[part], task.batch) for part in (slice(size), slice(size, None)))
     return hamu_jax.assess(task.loss, task.params, retain, forget, microbatch_size=microbatch).verdict
 
 
-CASES: dict[str, Callable[[small_models.Task, int], Any]] = {"gradients": gradients, "directional": directional, "assess": assess}
+CASES: dict[str, Callable[[small_models.SmallModel, int], Any]] = {
+    "gradients": gradients,
+    "directional": directional,
+    "assess": assess,
+}
 
 
 def memory(field: str) -> int:
@@ -53,7 +57,7 @@ def memory(field: str) -> int:
 
 def in_subprocess(case: str, examples: int, microbatch: int) -> dict[str, int]:
     """Runs this file as a program."""
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", case, str(examples), str(microbatch)]
+    command = [sys.executable, "-m", "experiments.cost.process_memory", case, str(examples), str(microbatch)]
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 

@@ -33,7 +33,7 @@ class Reference:
             raise ImportError(f"reference: {', '.join(missing)} not found: pip install 'hamu_jax[torch]'")
         count = len(os.sched_getaffinity(0)) if threads is None else threads
         self._made = clone, threads
-        command = [sys.executable, "-m", "experiments.benchmarks.torch_worker", str(clone.resolve()), str(count)]
+        command = [sys.executable, "-m", "experiments.cost.torch_worker", str(clone.resolve()), str(count)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def again(self) -> "Reference":

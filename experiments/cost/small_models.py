@@ -14,7 +14,7 @@ from experiments.models.transformer import Transformer
 from hamu_jax import objectives
 
 
-class Task(NamedTuple):
+class SmallModel(NamedTuple):
     """`loss(params, batch) -> [batch]`, parameters, and a batch."""
 
     loss: Callable[[Any, Any], Any]
@@ -22,23 +22,23 @@ class Task(NamedTuple):
     batch: dict[str, Any]
 
 
-def mlp(size: int, *, features: int = 64, hidden: int = 128) -> Task:
+def mlp(size: int, *, features: int = 64, hidden: int = 128) -> SmallModel:
     """A perceptron on `size` vectors."""
     rng = np.random.default_rng(0)
     graph, params = nnx.split(MLP(10, features=features, hidden=hidden, rngs=nnx.Rngs(0)))
     batch = {"x": rng.normal(size=(size, features)).astype(np.float32), "label": rng.integers(0, 10, size)}
-    return Task(objectives.cross_entropy(lambda p, b: nnx.merge(graph, p)(b["x"])), params, _device(batch))
+    return SmallModel(objectives.cross_entropy(lambda p, b: nnx.merge(graph, p)(b["x"])), params, _device(batch))
 
 
-def cnn(size: int) -> Task:
+def cnn(size: int) -> SmallModel:
     """The quickstart's network on `size` images."""
     rng = np.random.default_rng(0)
     graph, params = nnx.split(CNN(10, rngs=nnx.Rngs(0)))
     batch = {"x": rng.normal(size=(size, 8, 8, 1)).astype(np.float32), "label": rng.integers(0, 10, size)}
-    return Task(objectives.cross_entropy(lambda p, b: nnx.merge(graph, p)(b["x"])), params, _device(batch))
+    return SmallModel(objectives.cross_entropy(lambda p, b: nnx.merge(graph, p)(b["x"])), params, _device(batch))
 
 
-def transformer(size: int, *, length: int = 32) -> Task:
+def transformer(size: int, *, length: int = 32) -> SmallModel:
     """A transformer of 120,000 parameters on `size` sequences: the mean entropy of the next token."""
     rng = np.random.default_rng(0)
     model = Transformer(256, length, width=64, heads=4, layers=2, rngs=nnx.Rngs(0))
@@ -50,10 +50,10 @@ def transformer(size: int, *, length: int = 32) -> Task:
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
         return jnp.mean(losses, axis=1)
 
-    return Task(loss, params, _device(batch))
+    return SmallModel(loss, params, _device(batch))
 
 
-TASKS: dict[str, Callable[[int], Task]] = {"MLP": mlp, "CNN": cnn, "transformer": transformer}
+SMALL_MODELS: dict[str, Callable[[int], SmallModel]] = {"MLP": mlp, "CNN": cnn, "transformer": transformer}
 
 
 def _device(batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The PyTorch side of the benchmark: a process of its own, which does what it is told, one line of JSON an order.
 
-    python -m experiments.benchmarks.torch_worker CLONE THREADS
+    python -m experiments.cost.torch_worker CLONE THREADS
 
-`experiments.benchmarks.reference` starts it and talks to it. It takes the paper's optimizer and network from a clone of their
+`experiments.cost.pytorch_process` starts it and talks to it. It takes the paper's optimizer and network from a clone of their
 repository and calls them in the order of their trainer. It knows nothing of JAX.
 """
 

@@ -1,4 +1,4 @@
-"""The task that several experiments share: a small network on digits, one class of which is to be forgotten."""
+"""The task that the experiments on digits share: a small network, and one class that is to be forgotten."""
 
 import dataclasses
 from typing import Any
@@ -22,8 +22,8 @@ class Task:
       parts: for each of these three its `(retain, forget)` examples.
       start: the untrained parameters.
       loss: cross-entropy of the model.
-      metrics: accuracy, and the probability given to the true label, one number an example.
-      seed: of the split, the initial weights and the order of examples.
+      metrics: accuracy, and the probability given to the true label, one number per example.
+      seed: the seed of the split, the initial weights and the order of examples.
     """
 
     split: digits.Split
@@ -46,8 +46,14 @@ class Task:
             name=name,
         )
 
+    def named_splits(self, *names: str) -> dict[str, digits.Examples]:
+        """The retain and the forget examples of some splits, as `test retain` and so on."""
+        return {
+            f"{name} {kind}": part for name in names for kind, part in zip(("retain", "forget"), self.parts[name], strict=True)
+        }
 
-def build(forget_class: int, seed: int, model: Any = CNN) -> Task:
+
+def build_task(forget_class: int, seed: int, model: Any = CNN) -> Task:
     """The task of forgetting one digit, with a network of the class `model`."""
     split = digits.load(seed)
     parts = {name: digits.by_class(examples, forget_class) for name, examples in split._asdict().items()}
@@ -56,5 +62,5 @@ def build(forget_class: int, seed: int, model: Any = CNN) -> Task:
     def logits(params: Any, batch: Any) -> Any:
         return nnx.merge(graph, params)(batch["image"])
 
-    of_one = {"accuracy": metrics.accuracy(logits), "probability": metrics.probability(logits)}
-    return Task(split, parts, start, objectives.cross_entropy(logits), of_one, seed)
+    per_example = {"accuracy": metrics.accuracy(logits), "probability": metrics.probability(logits)}
+    return Task(split, parts, start, objectives.cross_entropy(logits), per_example, seed)

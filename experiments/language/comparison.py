@@ -1,17 +1,17 @@
-"""Sweeps of the experiments on language models."""
+"""Sweeps and the comparison of all methods on language models."""
 
-import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
-from experiments.runs import run_store
-from experiments.comparison.summary import Judge, gap
-from experiments.language import models, runs, task
-from experiments.language.config import Problem, Unlearning
+from experiments.comparison.modality import Modality
+from experiments.comparison.summary import Judge
+from experiments.comparison.sweep import run_sweep
+from experiments.language import models, runs
+from experiments.language.config import AXES, Sweep, Unlearning
 from experiments.language.measures import VALIDATION
-from experiments.comparison.config import AXES, Axis, Kind, Varied
-from experiments.runs.unlearning import Case, Record
+from experiments.language.task import Task, build_task
+from experiments.runs.unlearning import Record, Scenario
 
-HARD = {"hard": "semantic"}
 EXPLAINED = (
     "Mean ± standard deviation over runs: {trained} fine-tuned model(s), and {seeds} unlearning run(s) on each. With one model "
     "the spread is that of unlearning alone. Retain and forget are the questions that a run retains and forgets; held-out are "
@@ -21,10 +21,10 @@ EXPLAINED = (
     "with the retrained model's."
 )
 CHOSEN = (
-    "The setting of each method whose answer probabilities on held-out questions, of those to keep and those to forget, are "
+    "The setting of each method whose answer probabilities on held-out questions, of the retain and of the forget set, are "
     "nearest to the retrained model's in the mean over {seeds}; of equal gaps the one with the smaller loss on held-out "
-    "questions to keep. It needs the retrained model, which nobody has who unlearns in earnest: it compares methods at their "
-    "best. The reported gap is the same distance on the retain and the forget set."
+    "questions to keep. The choice needs the retrained model, which is missing when a deletion request is served: methods are "
+    "compared at their best. The reported gap is the same distance on the retain and the forget set."
 )
 OF_QUESTIONS = Judge(
     reported=("retain/probability", "forget/probability"),
@@ -38,46 +38,39 @@ OF_QUESTIONS = Judge(
 )
 
 
-def ensure(config: Unlearning) -> Record:
-    """A run's record; fine-tunes the models that are not there."""
-    _fine_tune(config)
-    return runs.ensure(config)
+def sweep_questions(settings: Sweep, name: str, mesh: Any = None) -> Path:
+    """Makes a sweep; returns the path of the text."""
+    return run_sweep(QUESTIONS, name, settings, mesh)
 
 
-def case(config: Unlearning) -> Case:
-    """Model and data."""
-    return runs.case(_fine_tune(config), config.groups, config.microbatch_size)
+def train_and_run(settings: Unlearning, mesh: Any = None) -> Record:
+    """A run's record; the run and its models are made if they are missing."""
+    _train_missing(settings, mesh)
+    return runs.run_record(settings, mesh)
 
 
-def row(record: Record) -> Record:
-    """A run's numbers, which are of held-out questions, as is the gap."""
-    measured = record["measured"]
-    distance = gap(measured, record["models"]["retrained"], OF_QUESTIONS.chosen_by)
-    return {**measured, "steps": float(record["steps"]), "gap": distance}
+def train_and_load(settings: Unlearning, mesh: Any = None) -> Scenario:
+    """Model and data; models are fine-tuned if they are missing."""
+    return runs.load_scenario(_train_missing(settings, mesh), settings.method.groups, settings.method.microbatch_size, mesh)
 
 
-def _fine_tune(config: Unlearning) -> task.Task:
-    """Fine-tunes the models that are not there; the questions and the model."""
-    made = task.build(run_store.part(config, Problem))
+def _train_missing(settings: Unlearning, mesh: Any) -> Task:
+    """Fine-tunes the models that are missing; the questions and the model."""
+    task = build_task(settings, mesh)
     for kind in models.COMMANDS:
-        models.ensure(made, kind)
-    return made
+        models.train_if_missing(task, kind)
+    return task
 
 
-QUESTIONS = Kind(
-    run=Unlearning,
-    axes={
-        "hard": Axis(
-            "What is retained in other words", "hard", ("none", "semantic"), ("ft", "ga", "gdiff", "hamu-q", "hamu-u")
-        ),
-        "batch-size": Axis("The batch size", "batch_size", (16, 32, 50, 64, 128)),
-        **AXES,
-        **{name: dataclasses.replace(AXES[name], fixed=HARD) for name in ("stopping", "unavoidable")},
-    },
+QUESTIONS = Modality(
+    program="language",
+    axes=AXES,
     label=models.data_name,
-    ensure=ensure,
-    everything=runs.measured,
-    case=case,
+    record=train_and_run,
+    scenario=train_and_load,
+    explained=EXPLAINED,
+    chosen=CHOSEN,
+    measured=runs.all_measured,
     judge=OF_QUESTIONS,
     columns={
         "retain probability": "retain/probability",
@@ -100,7 +93,7 @@ QUESTIONS = Kind(
         "extraction strength": "forget/extraction",
         "AUC, min-k": "forget unseen AUC, min-k",
     },
-    row=row,
+    gap_along=OF_QUESTIONS.chosen_by,
     along={
         "held-out retain probability": "validation retain/probability",
         "held-out forget probability": "validation forget/probability",
@@ -110,17 +103,8 @@ QUESTIONS = Kind(
         "steps": "steps",
     },
     panels={
-        "answer probability, kept": "validation retain/probability",
-        "forgotten": "validation forget/probability",
+        "answer probability, retain set": "validation retain/probability",
+        "forget set": "validation forget/probability",
         "gap (all of held-out questions)": "gap",
     },
-    explained=EXPLAINED,
-    chosen=CHOSEN,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep(Varied, Unlearning):
-    """A sweep's settings: those of a run, and what is varied."""
-
-    kind: ClassVar[Kind] = QUESTIONS

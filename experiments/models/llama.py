@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments.models import rotary
 from experiments.models.llama_config import LlamaConfig
-from experiments.models.lora import Adapter, LoraConfig, TARGETS, change
+from experiments.models.lora import TARGETS, Adapter, LoraConfig, change
 from hamu_jax import Stacked
 
 Weights: TypeAlias = dict[str, Any]

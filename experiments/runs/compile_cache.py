@@ -1,18 +1,16 @@
-"""Compiled programs that are kept: compiling a step takes seconds, and every process would do it again."""
+"""A directory of compiled programs: compiling a step takes seconds, and every process would do it again."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 
 @contextlib.contextmanager
-def kept_programs(directory: Path) -> Iterator[None]:
-    """Has JAX keep compiled programs in a directory, and take from there what another process compiled."""
+def compile_cache(directory: Path) -> Iterator[None]:
+    """Has JAX store compiled programs in a directory, and load from there what another process compiled."""
     wanted = {
         "jax_compilation_cache_dir": str(directory.resolve()),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -28,9 +26,3 @@ def kept_programs(directory: Path) -> Iterator[None]:
         for name, value in before.items():
             jax.config.update(name, value)
         compilation_cache.reset_cache()
-
-
-def say(command: Callable[..., str], config: Any, *arguments: Any) -> None:
-    """Writes what a command has to say, its programs kept in the settings' `out`."""
-    with kept_programs(config.out / "programs"):
-        sys.stdout.write(command(config, *arguments))

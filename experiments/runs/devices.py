@@ -1,9 +1,8 @@
-"""The options by which every experiment that unlearns is run on many devices, or on many machines."""
+"""Places a command on its devices, once, before anything is computed."""
 
 import contextlib
 import dataclasses
-from pathlib import Path
-from typing import Self
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -11,37 +10,32 @@ from jax.sharding import Mesh
 from hamu_jax import sharding
 
 
-@dataclasses.dataclass(frozen=True)
-class OnDevices:
-    """Where an experiment runs.
+def place(settings: Any) -> tuple[Any, Mesh | None]:
+    """The settings of this process, and the mesh of its devices, or None for one device.
 
-    Attributes:
-      out: where the results go. Processes other than the first write to a directory of their own within.
-      devices: how many devices to use; on a CPU, virtual ones. None: one, or all if there is a mesh.
-      mesh: how they share the work, for example `data=4,objective=2,fsdp=1`. Default: all split the batches.
-      distributed: join the other processes of the job (`jax.distributed.initialize`) before anything else.
+    Args:
+      settings: with the group `devices`, and `out`. Processes other than the first write to a directory within `out`.
+
+    Raises:
+      ValueError: if there are fewer devices than asked for, or the mesh does not fit them.
     """
+    chosen = settings.devices
+    if chosen.distributed:
+        jax.distributed.initialize()
+    if chosen.devices is None and not chosen.mesh and not chosen.distributed:
+        return settings, None
+    if chosen.devices is not None:
+        request_virtual_devices(chosen.devices)
+    available = jax.devices()
+    if chosen.devices is not None and chosen.devices > len(available):
+        raise ValueError(f"devices: got {chosen.devices}, expected at most {len(available)}: there are no more")
+    mesh = sharding.parse_mesh(chosen.mesh, available[: chosen.devices])
+    if jax.process_index():
+        settings = dataclasses.replace(settings, out=settings.out / f"process{jax.process_index()}")
+    return settings, mesh
 
-    out: Path = Path("out")
-    devices: int | None = None
-    mesh: str = ""
-    distributed: bool = False
 
-    def placed(self) -> tuple[Self, Mesh | None]:
-        """The settings of this process, and its mesh, or None for one device. To be called before anything is computed.
-
-        Raises:
-          ValueError: if there are fewer devices than asked for, or the mesh does not fit them.
-        """
-        if self.distributed:
-            jax.distributed.initialize()
-        if self.devices is None and not self.mesh and not self.distributed:
-            return self, None
-        if self.devices is not None:
-            with contextlib.suppress(RuntimeError):  # too late: JAX has its devices, and they are counted below
-                jax.config.update("jax_num_cpu_devices", self.devices)
-        there = jax.devices()
-        if self.devices is not None and self.devices > len(there):
-            raise ValueError(f"devices: got {self.devices}, expected at most {len(there)}: there are no more")
-        own = self if jax.process_index() == 0 else dataclasses.replace(self, out=self.out / f"process{jax.process_index()}")
-        return own, sharding.parse_mesh(self.mesh, there[: self.devices])
+def request_virtual_devices(count: int) -> None:
+    """Has JAX make that many devices of a CPU, unless it has made its devices already."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)

@@ -1,88 +1,89 @@
-"""Unlearning runs that are made once, kept in a directory of their own, and read again."""
+"""Unlearning runs that are made once, stored in a directory each, and read again."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import hamu_jax
-from experiments.runs import logs, unlearning
 from experiments import methods
-from experiments.runs.config import RunConfig
-from experiments.runs.unlearning import Case, Record
+from experiments.runs import logs
+from experiments.runs.config import Method, RunSettings, flat
+from experiments.runs.provenance import write_json
+from experiments.runs.unlearning import Record, Scenario, run_method
 from hamu_jax import report
 
-T = TypeVar("T")
 
-# Settings that don't decide a result: where things are, how they are computed, and, of language models, what is measured after.
-ELSEWHERE = ("out", "data_dir", "download", "devices", "mesh", "distributed", "tensorboard", "wandb")
-MEASURING = ("questions", "max_new_tokens", "evaluation_batch", "buckets", "gradient_checkpointing", "assessed", "samples")
-
-
-def part(config: Any, kind: type[T]) -> T:
-    """The settings that are those of a class above."""
-    return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cast(Any, kind))})
+def deciding(settings: Any) -> Record:
+    """The settings that decide a run's result: those of its problem and of its method."""
+    return flat(settings.problem) | flat(settings.method)
 
 
-def made(config: Any) -> Record:
-    """The settings that decide a result."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in ELSEWHERE + MEASURING}
-
-
-def digest(settings: Record) -> str:
+def digest(values: Record) -> str:
     """Eight hexadecimal digits that tell settings apart."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def directory(config: RunConfig, out: Path, problem: str) -> Path:
-    """Where a run is kept: its main settings, and a hash of all. `problem` is the part of the name about the problem.
+def run_directory(settings: RunSettings, problem: str) -> Path:
+    """Where a run is stored: its main settings, and a hash of all that decide it.
+
+    Args:
+      settings: of the run.
+      problem: the part of the name that is about the problem.
 
     Raises:
       ValueError: for a name that is not a method.
     """
-    if config.method not in methods.METHODS:
-        raise ValueError(f"method: got {config.method!r}, expected one of {', '.join(methods.METHODS)}")
-    promise = f"-q{config.improvement:g}" if methods.METHODS[config.method].promises else ""
-    name = f"{config.method}-{problem}-lr{config.learning_rate:g}{promise}-seed{config.seed}-{digest(made(config))}"
-    return out / "runs" / name
+    method = settings.method
+    if method.method not in methods.METHODS:
+        raise ValueError(f"method: got {method.method!r}, expected one of {', '.join(methods.METHODS)}")
+    promise = f"-q{method.improvement:g}" if methods.METHODS[method.method].promises else ""
+    name = f"{method.method}-{problem}-lr{method.learning_rate:g}{promise}-seed{method.seed}-{digest(deciding(settings))}"
+    return settings.out / "runs" / name
 
 
-def read(place: Path) -> Record | None:
-    """A run's record, if it was made."""
-    path = place / "run.json"
+def read_run(directory: Path) -> Record | None:
+    """A run's record, if the run is complete."""
+    path = directory / "run.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def kept(path: Path, make: Callable[[], Record]) -> Record:
-    """What is in a JSON file: read if it is there, else made and written."""
+def measured_once(path: Path, measure: Callable[[], Record]) -> Record:
+    """The content of a JSON file, which is written with what `measure` returns if it is missing."""
     if not path.exists():
-        report.write_whole(path, json.dumps(make(), indent=1, allow_nan=False) + "\n")
+        report.write_whole(path, json.dumps(measure(), indent=1, allow_nan=False) + "\n")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def build(config: RunConfig, subject: methods.Subject) -> methods.Built:
+def method_of(settings: Method, subject: methods.Subject) -> methods.Built:
     """The method with its settings."""
-    method = methods.METHODS[config.method]
-    given = {"blocks": config.blocks, "distribution": config.distribution}
-    return methods.build(
+    method = methods.METHODS[settings.method]
+    options = {"blocks": settings.blocks, "distribution": settings.distribution}
+    return methods.build_method(
         method,
         subject,
-        learning_rate=config.learning_rate,
-        improvement=config.improvement if method.promises else 0.0,
-        clip_norm=config.clip_norm,
-        infeasible=config.infeasible,
-        base=config.base,
-        radius=config.radius,
-        **{name: value for name, value in given.items() if value is not None},
+        learning_rate=settings.learning_rate,
+        improvement=settings.improvement if method.promises else 0.0,
+        clip_norm=settings.clip_norm,
+        infeasible=settings.infeasible,
+        base=settings.base,
+        radius=settings.radius,
+        **{name: value for name, value in options.items() if value is not None},
     )
 
 
-def unlearn(
-    config: RunConfig, place: Path, case: Case, *, steps: int, mesh: Any = None, progress: bool = True
+def run_and_store(
+    settings: RunSettings, directory: Path, scenario: Scenario, *, steps: int | None = None, mesh: Any = None
 ) -> tuple[hamu_jax.Unlearned, Record]:
-    """Makes a run and keeps its record, `run.json`; goes on from its last checkpoint, and only reads it if it was the end.
+    """Makes a run and stores its record, `run.json`; resumes from its last checkpoint, and only reads a complete run.
+
+    Args:
+      settings: of the run.
+      directory: where it is stored.
+      scenario: model and data.
+      steps: at most. Default: the method's.
+      mesh: of devices.
 
     Returns:
       What the driver returned, and the record.
@@ -90,52 +91,53 @@ def unlearn(
     Raises:
       ImportError: see `logs.check`.
     """
-    logs.check(tensorboard=config.tensorboard, wandb=config.wandb)
-    result, record = unlearning.run(
-        case,
-        build(config, case.subject),
-        steps=steps,
-        evaluations=config.evaluations,
-        batch_size=config.batch_size,
-        microbatch_size=config.microbatch_size,
-        seed=config.seed,
-        stopping=hamu_jax.Stopping(config.stop_unavoidable, config.stop_criterion, config.stop_infeasible),
-        checkpoints=hamu_jax.Checkpoints(place / "checkpoints", every=config.checkpoint_every, keep=1),
-        measure_every=config.measure_every,
+    method = settings.method
+    logs.check(settings.logging)
+    result, numbers = run_method(
+        scenario,
+        method_of(method, scenario.subject),
+        steps=method.steps if steps is None else steps,
+        evaluations=method.evaluations,
+        batch_size=method.batch_size,
+        microbatch_size=method.microbatch_size,
+        seed=method.seed,
+        stopping=hamu_jax.Stopping(method.stop_unavoidable, method.stop_criterion, method.stop_infeasible),
+        checkpoints=hamu_jax.Checkpoints(directory / "checkpoints", every=method.checkpoint_every, keep=1),
+        measure_every=method.measure_every,
         mesh=mesh,
-        progress=progress,
     )
     record = {
-        "made": made(config),
-        "split": case.split,
+        "made": deciding(settings),
+        "split": scenario.split,
         "environment": report.environment(),
-        "models": case.models,
+        "models": scenario.models,
         "reason": result.reason,
-        **record,
+        **numbers,
     }
-    if read(place) is None:
-        report.write_whole(place / "run.json", json.dumps(record, indent=1) + "\n")
+    if read_run(directory) is None:
+        write_json(directory / "run.json", record)
     return result, record
 
 
-def log_and_tell(config: RunConfig, place: Path, result: hamu_jax.Unlearned, record: Record) -> str:
-    """Keeps every step's numbers, as JSON lines and elsewhere if that is asked for; what the command has to say."""
-    result.history.write(place / "history.jsonl")
-    logs.write(result.history, place, made(config), tensorboard=config.tensorboard, wandb=config.wandb)
-    after = f"{record['status']} after {record['steps']} steps: {record['reason']}"
-    return table(all_models(record)) + f"\n{after}\nThe run is in {place}/\n"
+def log_run(settings: RunSettings, directory: Path, result: hamu_jax.Unlearned, record: Record) -> str:
+    """Writes every step's numbers, as JSON lines and to the logs that are asked for; returns the command's text."""
+    result.history.write(directory / "history.jsonl")
+    logs.write(result.history, directory, deciding(settings), settings.logging)
+    end = f"{record['status']} after {record['steps']} steps: {record['reason']}"
+    return models_table(all_models(record)) + f"\n{end}\nThe run is in {directory}/\n"
 
 
 def all_models(record: Record) -> dict[str, Record]:
-    """What every model of a run measures."""
+    """The measurements of every model of a run."""
     return {**record["models"], "unlearned": record["measured"]}
 
 
-def table(rows: Mapping[str, Record], columns: tuple[str, ...] | None = None) -> str:
-    """Numbers by model."""
-    columns = columns or tuple(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    for column in columns:
-        values = ("" if row.get(column) is None else f"{row[column]:.4f}" for row in rows.values())
-        lines.append(f"| {column} | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+def models_table(models: Mapping[str, Record], columns: tuple[str, ...] | None = None) -> str:
+    """A table with a column per model and a row per number."""
+    columns = columns or tuple(next(iter(models.values())))
+
+    def cell(value: float | None) -> str | None:
+        return None if value is None else f"{value:.4f}"
+
+    rows = [[column, *(cell(numbers.get(column)) for numbers in models.values())] for column in columns]
+    return report.table(["", *models], rows) + "\n"

@@ -1,16 +1,14 @@
-"""Sweeps of the experiments on images."""
+"""Sweeps and the comparison of all methods on images."""
 
-import dataclasses
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
-from experiments.comparison import compare
-from experiments.comparison.summary import COLUMNS, DETAILS, MODELS, OF_IMAGES, gap
-from experiments.comparison.config import AXES, Axis, Kind, Varied
-from experiments.runs.unlearning import Case, Record
-from experiments.vision import models, runs, task
-from experiments.vision.config import Unlearning
+from experiments.comparison.modality import Modality
+from experiments.comparison.sweep import run_sweep
+from experiments.runs.unlearning import Record, Scenario
+from experiments.vision import models, runs
+from experiments.vision.config import AXES, Sweep, Unlearning
 
-HALF = {"rho": 0.5}  # as in the paper
 EXPLAINED = (
     "Mean ± standard deviation over runs: {trained} trained model(s), and {seeds} unlearning run(s) on each. With one trained "
     "model the spread is that of unlearning alone, which is only a part of what another training would change. Retain and "
@@ -21,63 +19,29 @@ EXPLAINED = (
 )
 
 
-def ensure(config: Unlearning) -> Record:
-    """A run's record; trains the models that are not there."""
-    _train(config)
-    return runs.ensure(config)
+def sweep_images(settings: Sweep, name: str, mesh: Any = None) -> Path:
+    """Makes a sweep; returns the path of the text."""
+    return run_sweep(IMAGES, name, settings, mesh)
 
 
-def everything(config: Unlearning) -> dict[str, Record]:
-    """What the three models measure: all of it is in the record."""
-    record = ensure(config)
-    return {**record["models"], "unlearned": record["measured"]}
+def train_and_run(settings: Unlearning, mesh: Any = None) -> Record:
+    """A run's record; the run and its models are made if they are missing."""
+    models.train_missing(settings)
+    return runs.run_record(settings, mesh)
 
 
-def case(config: Unlearning) -> Case:
-    """Model and data."""
-    _train(config)
-    return runs.case(runs.problem(config), config.groups)
+def train_and_load(settings: Unlearning, mesh: Any = None) -> Scenario:
+    """Model and data; models are trained if they are missing."""
+    del mesh  # all runs of one device share the scenario
+    models.train_missing(settings)
+    return runs.load_scenario(settings)
 
 
-def row(record: Record) -> Record:
-    """A run's numbers."""
-    measured = record["measured"]
-    distance = gap(measured, record["models"]["retrained"], OF_IMAGES.reported)
-    return {**measured, "steps": float(record["steps"]), "gap": distance}
-
-
-def _train(config: Unlearning) -> None:
-    """Trains the models that are not there."""
-    for kind in MODELS:
-        if not (models.directory(config, kind) / "model.json").exists():
-            models.ensure(config, task.build(config), kind)
-
-
-IMAGES = Kind(
-    run=Unlearning,
-    axes={
-        "rho": Axis("From easy to hard", "rho", (0.0, 0.25, 0.5, 0.75, 1.0), ("ft", "ga", "gdiff", "hamu-q", "hamu-u")),
-        "batch-size": Axis("The batch size", "batch_size", (128, 256, 512, 1024, 2048)),
-        **AXES,
-        **{name: dataclasses.replace(AXES[name], fixed=HALF) for name in ("stopping", "unavoidable")},
-    },
-    label=lambda config: f"rho {config.rho:g}",
-    ensure=ensure,
-    everything=everything,
-    case=case,
-    judge=OF_IMAGES,
-    columns=COLUMNS,
-    details=DETAILS,
-    row=row,
-    along={name: column for name, column in COLUMNS.items() if column != "hypervolume"} | {"steps": "steps"},
-    panels={"accuracy on what is kept": "test retain/accuracy", "on what is forgotten": "forget/accuracy", "gap": "gap"},
+IMAGES = Modality(
+    program="vision",
+    axes=AXES,
+    label=lambda problem: f"rho {problem.rho:g}",
+    record=train_and_run,
+    scenario=train_and_load,
     explained=EXPLAINED,
-    chosen=compare.CHOSEN,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Sweep(Varied, Unlearning):
-    """A sweep's settings: those of a run, and what is varied."""
-
-    kind: ClassVar[Kind] = IMAGES

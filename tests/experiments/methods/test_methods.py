@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
 
 def run(method: Method, steps: int = 1) -> hamu_jax.Unlearned:
-    built = methods.build(method, SUBJECT, learning_rate=0.05, improvement=0.3)
+    built = methods.build_method(method, SUBJECT, learning_rate=0.05, improvement=0.3)
     return hamu_jax.unlearn(
         built.loss, PARAMS, RETAIN, FORGET, built.optimizer, steps=steps, batch_size=12, progress=False, **built.options
     )
@@ -108,7 +108,7 @@ def test_numbers_that_are_tried_are_not_part_of_the_program() -> None:
     """So that a compiled step serves the whole grid."""
 
     def lowered(learning_rate: float, improvement: float) -> str:
-        built = methods.build(METHODS["hamu-q"], SUBJECT, learning_rate=learning_rate, improvement=improvement)
+        built = methods.build_method(METHODS["hamu-q"], SUBJECT, learning_rate=learning_rate, improvement=improvement)
         grads = jax.tree.map(jnp.ones_like, PARAMS)
         update = jax.jit(lambda state: built.optimizer.update(grads, state, PARAMS, forget_grads=grads))
         return update.lower(built.optimizer.init(PARAMS)).as_text()

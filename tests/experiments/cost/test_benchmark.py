@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import pytest
 
-from experiments.cost import benchmark
-from experiments.cost.measurements import LINES
+from experiments.cost.benchmark import run_benchmark
+from experiments.cost.config import Benchmark
+from experiments.cost.measurements import MEASUREMENTS
 from experiments.cost.pytorch_process import NEEDED, Reference
 from experiments.cost.rows import alone, compared, judged
 from experiments.cost.timing import interleaved, ratios, spread
@@ -22,10 +23,10 @@ CLONE = os.environ.get("HAMU_REFERENCE")  # the directory of a clone of the pape
 @pytest.mark.slow
 def test_the_benchmark(tmp_path: Path) -> None:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
-        path = benchmark.main(benchmark.Config(tmp_path, smoke=True))
+        path = run_benchmark(Benchmark(tmp_path, smoke=True))
     record = json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
     text = path.read_text(encoding="utf-8")
-    assert list(record["lines"]) == list(LINES)
+    assert list(record["lines"]) == list(MEASUREMENTS)
     for name, line in record["lines"].items():
         assert f"## {name}\n\n{line['title']}." in text
         for row in line["rows"]:
@@ -48,9 +49,9 @@ def test_the_benchmark(tmp_path: Path) -> None:
     reason="needs PyTorch (the extra `torch`) and HAMU_REFERENCE, the directory of a clone of the paper's repository",
 )
 def test_both_sides_compute_the_same(tmp_path: Path) -> None:
-    config = benchmark.Config(tmp_path, reference=Path(CLONE or ""), only=("update", "step"), smoke=True)
+    config = Benchmark(tmp_path, reference=Path(CLONE or ""), only=("update", "step"), smoke=True)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        benchmark.main(config)
+        run_benchmark(config)
     record = json.loads((tmp_path / "benchmark.json").read_text(encoding="utf-8"))
     rows = [row for line in record["lines"].values() for row in line["rows"] if "steps_apart" in row]
     assert len(rows) == 5
@@ -61,12 +62,12 @@ def test_both_sides_compute_the_same(tmp_path: Path) -> None:
 
 def test_a_line_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match=re.escape("only: got nothing, expected some of update, step,")):
-        benchmark.main(benchmark.Config(only=("profile", "nothing")))
+        run_benchmark(Benchmark(only=("profile", "nothing")))
 
 
 def test_a_directory_that_is_no_clone(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"reference: got {tmp_path}, expected a clone of the paper's repository"):
-        benchmark.main(benchmark.Config(tmp_path / "out", reference=tmp_path))
+        run_benchmark(Benchmark(tmp_path / "out", reference=tmp_path))
     assert not (tmp_path / "out").exists()
 
 

@@ -18,12 +18,15 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import bits
 
-from experiments.comparison import pool_models
-from experiments.comparison.config import directory, values
-from experiments.vision.comparison import IMAGES, Sweep
-from experiments.comparison.sweep import main
-from experiments.vision import commands, models, runs, task
-from experiments.vision.config import Problem, Training, Unlearning
+from experiments.comparison.config import Pool
+from experiments.comparison.pooling import pool_models
+from experiments.comparison.settings import directory_name, values
+from experiments.runs.config import replaced
+from experiments.vision import commands, models, runs
+from experiments.vision.comparison import IMAGES, sweep_images
+from experiments.vision.config import ModelSettings, Sweep, Training, Unlearning
+from experiments.vision.report import write_report
+from experiments.vision.task import Task, build_task
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
@@ -42,16 +45,28 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("vision")
 
 
+def model_settings(out: Path, **changed: Any) -> ModelSettings:
+    return replaced(ModelSettings(), out=out, **{**SMALL, **changed})
+
+
 def unlearning(out: Path, **changed: Any) -> Unlearning:
-    return Unlearning(out=out, **{**RUN, **changed})
+    return replaced(Unlearning(), out=out, **{**RUN, **changed})
+
+
+def sweep(out: Path, **changed: Any) -> Sweep:
+    return replaced(Sweep(), out=out, **{**RUN, **changed})
+
+
+def task_of(settings: ModelSettings) -> Task:
+    return build_task(settings.problem, settings.files)
 
 
 def test_parts(out: Path) -> None:
-    made = task.build(Problem(out=out, **{**SMALL, "rho": 0.5, "evaluated": None}))
+    made = task_of(model_settings(out, rho=0.5, evaluated=None))
     assert np.intersect1d(made.split.forget, made.split.retain).size == 0
     assert len(made.split.forget) + len(made.split.retain) == len(made.train["label"]) == 256
     assert len(made.validation["label"]) == 100
-    easy = task.build(Problem(out=out, **SMALL)).parts
+    easy = task_of(model_settings(out)).splits
     for name in ("forget", "validation forget", "test forget"):
         assert set(easy[name]["label"]) == {3}
     for name in ("retain", "validation retain", "test retain"):
@@ -66,7 +81,7 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError, match=r"no full model, expected one: python -m experiments.vision train"):
         commands.unlearn(config)
     for kind in ("full", "retrained"):
-        assert "| test retain/accuracy |" in commands.train(runs.problem(config), kind)
+        assert "| test retain/accuracy |" in commands.train(config, kind)
     stamps = [path.stat().st_mtime_ns for path in out.glob("models/*/model.json")]
     said = commands.unlearn(config)
     assert [line for line in LINES if line not in said] == []
@@ -75,15 +90,15 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list((place / "tensorboard").iterdir())
     assert len((place / "history.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     assert record["made"]["training"]["model"] == "resnet8"
-    assert record["split"] == task.build(runs.problem(config)).split.sha256
+    assert record["split"] == task_of(config).split.sha256
     assert set(record["models"]) == {"full", "retrained"}
-    made = task.build(runs.problem(config))
-    measured = models.measure(made, models.load(config, made, "full"), {"retain": made.parts["retain"]})
+    made = task_of(config)
+    measured = models.measure(made, models.load(config.problem, out, made, "full"), {"retain": made.splits["retain"]})
     assert record["models"]["full"]["retain/accuracy"] == pytest.approx(measured["retain/accuracy"])
     before = (place / "run.json").stat().st_mtime_ns
     assert f"| test membership | {record['models']['full']['test membership']:.4f} |" in commands.evaluate(config)
     assert (place / "run.json").stat().st_mtime_ns == before
-    assert "## Conclusion" in commands.report(config)
+    assert "## Conclusion" in write_report(config).read_text(encoding="utf-8")
     assert (place / "report" / "hardness.png").read_bytes().startswith(b"\x89PNG")
     again = json.loads((place / "run.json").read_text(encoding="utf-8"))
     assert (again["measured"], again["steps"]) == (record["measured"], 3)
@@ -91,24 +106,24 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", IMAGES.names)
+@pytest.mark.parametrize("name", IMAGES.sweeps)
 def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["sweep", name])
+    monkeypatch.setattr(sys, "argv", ["vision", "sweep", name])
     few = {"methods": ("ft", "hamu-q")} if name in ("baselines", "timing", "rho") else {"methods": ("hamu-q",)}
     wanted = {"values": ("4", "8")} if name == "batch-size" else {}
-    config = Sweep(out=out, smoke=True, **{**RUN, **few, **wanted})
-    path = main(name, config, "sweep")
+    config = sweep(out, smoke=True, **few, **wanted)
+    path = sweep_images(config, name)
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    assert record["settings"]["command"] == f"python -m experiments.sweep {name}"
+    assert record["settings"]["command"] == f"python -m experiments.vision sweep {name}"
     if name in IMAGES.axes:
-        expected = {(method, value) for method in few["methods"] for value in values(name, config)}
+        expected = {(method, value) for method in few["methods"] for value in values(IMAGES, name, config)}
         assert {(point["method"], point["value"]) for point in record["points"]} == expected
         assert (
-            f"{len(expected)} of {len(expected)}: {few['methods'][-1]}, {IMAGES.axes[name].field} " in capsys.readouterr().err
+            f"{len(expected)} of {len(expected)}: {few['methods'][-1]}, {IMAGES.axes[name].setting} " in capsys.readouterr().err
         )
         stamps = {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
-        main(name, config, "sweep")
+        sweep_images(config, name)
         assert stamps == {file: file.stat().st_mtime_ns for file in out.glob("runs/*/run.json")}
 
 
@@ -116,16 +131,16 @@ def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch, caps
 def test_chosen_settings_are_run_on_another_model(out: Path) -> None:
     """What a sweep chose, no grid; and both tables make one."""
     few = {"methods": ("ft", "hamu-q"), "learning_rates": (0.01, 0.1), "promise_learning_rates": (0.05,), "seeds": (1,)}
-    first = main("baselines", Sweep(out=out / "first", **{**RUN, **few}), "sweep").with_suffix(".json")
-    other = {**RUN, "methods": ("ft", "hamu-q"), "seeds": (2,), "training": dataclasses.replace(TRAINING, seed=1)}
-    second = main("baselines", Sweep(out=out / "second", chosen=first, **other), "sweep").with_suffix(".json")
+    first = sweep_images(sweep(out / "first", **few), "baselines").with_suffix(".json")
+    other = {"methods": ("ft", "hamu-q"), "seeds": (2,), "training": dataclasses.replace(TRAINING, seed=1)}
+    second = sweep_images(sweep(out / "second", chosen=first, **other), "baselines").with_suffix(".json")
     held = [json.loads(path.read_text(encoding="utf-8")) for path in (first, second)]
     for method in ("ft", "hamu-q"):
         assert held[1]["methods"][method]["setting"] == held[0]["methods"][method]["setting"]
         assert held[1]["methods"][method]["numbers"]["hypervolume"] is None
     assert len(list((out / "second").glob("runs/*/run.json"))) == 2
     assert f"Settings are those that {first} chose" in second.with_suffix(".md").read_text(encoding="utf-8")
-    text = pool_models.main(pool_models.Config((first, second), out / "pooled"))
+    text = pool_models(Pool((first, second), out / "pooled"))
     assert "over 2 trained models" in text.read_text(encoding="utf-8")
     rows = json.loads(text.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
     gaps = [one["methods"]["hamu-q"]["numbers"]["gap"][0] for one in held]
@@ -134,19 +149,19 @@ def test_chosen_settings_are_run_on_another_model(out: Path) -> None:
 
 
 def test_results_are_named_by_their_problem() -> None:
-    assert directory("rho", Sweep(rho=1.0)) == "rho"
-    assert directory("stopping", Sweep(rho=0.0)) == "stopping-rho0.5"
-    assert directory("constraint", Sweep(rho=0.25)) == "constraint-rho0.25"
-    assert directory("baselines", Sweep(rho=1.0)) == "baselines-rho1"
+    assert directory_name(IMAGES, "rho", replaced(Sweep(), rho=1.0)) == "rho"
+    assert directory_name(IMAGES, "stopping", replaced(Sweep(), rho=0.0)) == "stopping-rho0.5"
+    assert directory_name(IMAGES, "constraint", replaced(Sweep(), rho=0.25)) == "constraint-rho0.25"
+    assert directory_name(IMAGES, "baselines", replaced(Sweep(), rho=1.0)) == "baselines-rho1"
 
 
 @pytest.mark.slow
 def test_training_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> None:
     """From its checkpoint after half of the steps."""
-    config = Problem(out=tmp_path / "whole", **SMALL)
-    whole = models.ensure(config, task.build(config), "full")
+    config = model_settings(tmp_path / "whole")
+    whole = models.train_or_load(config, task_of(config), "full")
     broken = dataclasses.replace(config, out=tmp_path / "broken")
-    made, calls = task.build(broken), []
+    made, calls = task_of(broken), []
 
     def killed(*args: Any) -> float:
         calls.append(args)
@@ -158,8 +173,8 @@ def test_training_that_was_killed_goes_on_to_the_same_model(tmp_path: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
-            models.ensure(broken, made, "full")
-    resumed = models.ensure(broken, made, "full")
+            models.train_or_load(broken, made, "full")
+    resumed = models.train_or_load(broken, made, "full")
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
@@ -187,7 +202,7 @@ def begin(out: Path) -> subprocess.Popen[bytes]:
     options += " --forget-class 3 --training.model resnet8 --training.epochs 1 --training.batch-size 8"
     options += f" --training.evaluations 1 --steps {STEPS} --batch-size 8 --evaluations 1 --learning-rate 0.001"
     options += " --checkpoint-every 5"
-    command = [sys.executable, "-m", "experiments.sweep", "optimizer", *options.split()]
+    command = [sys.executable, "-m", "experiments.vision", "sweep", "optimizer", *options.split()]
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -232,22 +247,15 @@ def left(out: Path) -> dict[str, Any]:
 )
 def test_what_is_asked_of_a_sweep_is_checked(tmp_path: Path, name: str, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        main(name, Sweep(out=tmp_path, **changed), "sweep")
+        sweep_images(replaced(Sweep(), out=tmp_path, **changed), name)
     assert not list(tmp_path.glob("runs/*"))
     assert not list(tmp_path.glob("models/*"))
 
 
 def test_a_model_of_other_settings_is_refused(tmp_path: Path) -> None:
-    config = Problem(out=tmp_path, **SMALL)
-    place = models.directory(config, "full")
+    config = model_settings(tmp_path)
+    place = models.model_directory(config, "full")
     place.mkdir(parents=True)
     (place / "settings.json").write_text(json.dumps({"dataset": "mnist"}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"dataset: got 'digits', but .* has a model with 'mnist'"):
-        models.ensure(config, task.build(config), "full")
-
-
-@pytest.mark.slow
-def test_the_commands_are_there() -> None:
-    for module, words in (("experiments.vision", "train"), ("experiments.sweep", "full-gradient")):
-        said = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True).stdout
-        assert words in said
+        models.train_or_load(config, task_of(config), "full")

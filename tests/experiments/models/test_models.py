@@ -10,15 +10,15 @@ from flax import nnx
 from two_gradient_problems import PLAIN_COMPILE, flat
 
 import hamu_jax
-from experiments.cost import small_models as tasks
+from experiments.cost.small_models import SMALL_MODELS
 from experiments.models.transformer import Transformer
 
 pytestmark = pytest.mark.usefixtures("as_users_promote")
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", SMALL_MODELS)
 def test_directional_equals_the_contracted_gradients(name: str) -> None:
-    loss, params, batch = tasks.TASKS[name](3)
+    loss, params, batch = SMALL_MODELS[name](3)
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.comparison import pool_models
+from experiments.comparison.config import Pool
+from experiments.comparison.pooling import pool_models
 
 MEASURED = [f"{part}/accuracy" for part in ("retain", "forget", "test retain", "test forget")]
 
@@ -30,7 +31,7 @@ def test_models_count_alike(tmp_path: Path) -> None:
         left(tmp_path / "b.json", 0.6, training={"epochs": 7, "seed": 1}),
         left(tmp_path / "c.json", 0.7, training_seeds=[2]),
     )
-    text = pool_models.main(pool_models.Config(files, tmp_path / "out"))
+    text = pool_models(Pool(files, tmp_path / "out"))
     row = json.loads(text.with_suffix(".json").read_text(encoding="utf-8"))["methods"]["ga"]
     np.testing.assert_allclose(row["numbers"]["gap"], [0.5, np.std([0.2, 0.6, 0.7], ddof=1)])
     assert row["numbers"]["test membership"] is None
@@ -52,7 +53,7 @@ def test_models_count_alike(tmp_path: Path) -> None:
 def test_what_does_not_belong_together(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     files = (left(tmp_path / "a.json", 0.2), left(tmp_path / "b.json", 0.6, **changed))
     with pytest.raises(ValueError, match=message):
-        pool_models.main(pool_models.Config(files, tmp_path / "out"))
+        pool_models(Pool(files, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -61,6 +62,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("{}", encoding="utf-8")
     for other, message in ((tmp_path / "c.json", "which is not there"), (tmp_path / "b.json", "expected what .* left")):
         with pytest.raises(ValueError, match=message):
-            pool_models.main(pool_models.Config((first, other), tmp_path / "out"))
+            pool_models(Pool((first, other), tmp_path / "out"))
     with pytest.raises(ValueError, match="files: got 1, expected two or more"):
-        pool_models.main(pool_models.Config((first,), tmp_path / "out"))
+        pool_models(Pool((first,), tmp_path / "out"))

@@ -1,22 +1,19 @@
-"""The comparison of all methods: its plumbing at reduced scale, and its choices on made-up numbers."""
+"""The choices of a comparison, on invented numbers."""
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
-from experiments.comparison import compare, results
-from experiments.comparison.grid import Config, SMOKE, Setting, grid
+from experiments.comparison import summary
+from experiments.comparison.grid import Grid, Setting
 from experiments.comparison.summary import Results
+from experiments.digits.config import GRID
+from experiments.methods import METHODS
 
+PAIRS = FIRST, SECOND = (0, 0), (1, 1)
 SPLITS = ("retain", "forget", "validation retain", "validation forget", "test retain", "test forget")
-
-
-pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
 
 def measured(accuracy: float, kl: float = 1.0) -> dict[str, float]:
@@ -30,19 +27,20 @@ def way(*forget_and_retain: tuple[float, float]) -> dict[str, Any]:
 
 def results(values: dict[float, list[dict[str, float]]]) -> Results:
     """A method `ft` with a measurement for each learning rate and seed."""
-    config = Config(methods=("ft",), seeds=(0, 1), learning_rates=tuple(values))
+    grid = Grid(("ft",), PAIRS, tuple(values), (), ())
     runs = {
         seed: {
-            Setting("ft", rate, 0.0): {"measured": of[seed], "status": "completed", "way": way((1.0, 1.0), (0.5, 0.75))}
+            Setting("ft", rate, 0.0): {"measured": of[seed[0]], "status": "completed", "way": way((1.0, 1.0), (0.5, 0.75))}
             for rate, of in values.items()
         }
-        for seed in config.seeds
+        for seed in PAIRS
     }
-    return Results(config, {seed: {"full": measured(1.0), "retrained": measured(0.5, 0.0)} for seed in config.seeds}, runs)
+    return Results(grid, {seed: {"full": measured(1.0), "retrained": measured(0.5, 0.0)} for seed in PAIRS}, runs)
 
 
 def test_every_method_has_the_same_number_of_settings() -> None:
-    counts = {name: sum(setting.method == name for setting in grid(Config())) for name in Config().methods}
+    whole = Grid(tuple(METHODS), PAIRS, GRID.learning_rates, GRID.promise_learning_rates, GRID.improvements)
+    counts = {name: sum(setting.method == name for setting in whole.settings()) for name in METHODS}
     assert set(counts.values()) == {9}
 
 
@@ -57,7 +55,7 @@ def test_other_seeds_need_only_what_the_grid_seeds_chose() -> None:
     everywhere = results({0.1: [measured(0.7)] * 2, 0.2: [measured(0.5), measured(0.9)]})
     setting = Setting("ft", 0.2, 0.0)
     found = dataclasses.replace(
-        everywhere, runs={**everywhere.runs, 1: {setting: everywhere.runs[1][setting]}}, grid_seeds=(0,)
+        everywhere, runs={**everywhere.runs, SECOND: {setting: everywhere.runs[SECOND][setting]}}, grid_seeds=(FIRST,)
     )
     row = summary.summarise(found)["ft"]
     assert row["setting"]["learning_rate"] == 0.2
@@ -84,42 +82,5 @@ def test_a_row_is_mean_and_deviation_over_seeds() -> None:
 
 def test_a_run_that_ended_early_stays_where_it_ended() -> None:
     found = results({0.1: [measured(0.6)] * 2, 0.2: [measured(0.7)] * 2})
-    found.runs[1][Setting("ft", 0.2, 0.0)]["way"] = way((0.9, 0.8))
-    np.testing.assert_array_equal(summary.points(found, "ft", 1), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (Config(dataset="cifar10"), "dataset: got 'cifar10', expected 'digits'"),
-        (Config(methods=("gd",)), "methods: got 'gd', expected some of ft, ga, "),
-    ],
-    ids=["dataset", "method"],
-)
-def test_names_are_checked(config: Config, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        compare.main(config)
-
-
-@pytest.mark.slow
-def test_a_small_comparison_is_resumed(tmp_path: Path) -> None:
-    """A run that left its file is not made again; one that is missing is, with the same numbers."""
-    config = Config(out=tmp_path, smoke=True)
-    path = compare.main(config)
-    first, text = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8")), path.read_text(encoding="utf-8")
-    files = sorted((tmp_path / "runs").iterdir())
-    assert len(files) == len(grid(Config(**SMOKE)))
-    assert list(first["methods"]) == ["full", "retrained", "gdiff", "hamu-q"]
-    assert "| hamu-q | 0" in text
-    assert "ms a step" not in text
-    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
-    stamps = {file: file.stat().st_mtime_ns for file in files}
-    files[0].unlink()
-    compare.main(Config(out=tmp_path, smoke=True, timing=True))
-    compare.main(config)
-    assert [file for file in files if file.stat().st_mtime_ns != stamps[file]] == [files[0]]
-    again = json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))
-    assert again["methods"] == first["methods"]
-    assert set(again["timing"]["milliseconds"]) == {"gdiff", "hamu-q"}
-    assert "ms a step" in path.read_text(encoding="utf-8")
-    assert jax.config.jax_compilation_cache_dir is None
+    found.runs[SECOND][Setting("ft", 0.2, 0.0)]["way"] = way((0.9, 0.8))
+    np.testing.assert_array_equal(summary.points(found, "ft", SECOND), [[1, 1], [0.5, 0.75], [0.9, 0.8], [0.9, 0.8]])

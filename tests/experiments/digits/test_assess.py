@@ -18,7 +18,11 @@ FILES = ["assessment.json", "assessment.md", "blocks.png", "collateral.png", "ex
 def test_the_command(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path / "out"), "--epochs", "1", "--forget-class", "7", "--improvement", "0.3"]
     run: Any = subprocess.run(
-        [sys.executable, "-m", "experiments.assess", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "experiments.digits", "assess", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
@@ -29,7 +33,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "| hidden/kernel" in text
     assert all(f"({name})" in text for name in FILES if name.endswith(".png"))
     assert record["settings"]["epochs"] == 1
-    assert record["settings"]["command"] == "python -m experiments.assess " + " ".join(arguments)
+    assert record["settings"]["command"] == "python -m experiments.digits assess " + " ".join(arguments)
     assert record["assessment"]["improvement"] == 0.3
     assert "jax" in record["environment"]
     sizes = [len(record["assessment"][name]) for name in ("forget_change", "retain_change")]

@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.digits import owners
+from experiments.digits.config import Owners
+from experiments.digits.owners import compare_promises
 
 
 @pytest.mark.slow
 def test_the_experiment(tmp_path: Path) -> None:
-    with_few = owners.Config(tmp_path, owners=4, held=5, epochs=2, steps=3)
+    with_few = Owners(tmp_path, owners=4, held=5, epochs=2, steps=3)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it; optax needs it
-        path = owners.main(with_few)
+        path = compare_promises(with_few)
     record = json.loads((tmp_path / "owners.json").read_text(encoding="utf-8"))
     assert list(record["models"]) == ["full", "mean", "every owner", "retrained"]
     assert all(len(model["owners"]) == 4 for model in record["models"].values())

@@ -1,4 +1,4 @@
-"""What a step needs, by the compiled program of a model that is not there."""
+"""The memory that a step needs, from the program compiled for the shapes of a model."""
 
 import dataclasses
 import json
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.cost import memory
+from experiments.cost.config import Memory
 from experiments.models import llama
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
-SMALL = memory.Config(model="tiny", devices=(1,), weights=("float32",), batch_size=2, length=8)
+SMALL = Memory(model="tiny", devices=(1,), weights=("float32",), batch_size=2, length=8)
 
 
 def test_products_are_counted_as_often_as_a_loop_runs() -> None:
@@ -31,7 +32,7 @@ def test_products_are_counted_as_often_as_a_loop_runs() -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both losses' gradients are held at once; an adapter's are small."""
     monkeypatch.setattr(sys, "argv", ["memory"])
-    written = memory.main(dataclasses.replace(SMALL, out=tmp_path))
+    written = memory.measure_memory(dataclasses.replace(SMALL, out=tmp_path))
     record = json.loads(written.with_suffix(".json").read_text(encoding="utf-8"))
     rows = {(row["trained"], row["step"]): row for row in record["rows"]}
     assert len(rows) == 4

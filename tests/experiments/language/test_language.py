@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 import hamu_jax
-from experiments.language import get_smollm2
 from experiments import methods
 from experiments.data import fictional
-from experiments.language import base, commands, measures, models, question_splits, report, runs, task
-from experiments.language.config import Problem, Training, Unlearning
+from experiments.language import base, commands, get_smollm2, measures, models, question_splits, report, runs, task
+from experiments.language.comparison import QUESTIONS, sweep_questions
+from experiments.language.config import ModelSettings, Problem, Sweep, Training, Unlearning
 from experiments.models import peft_format
-from experiments.language import comparison
-from experiments.comparison.sweep import main
+from experiments.runs.config import replaced
 from hamu_jax import metrics, objectives
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
@@ -37,15 +36,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unlearning(out: Path, **changed: Any) -> Unlearning:
-    return Unlearning(out=out, **{**RUN, **changed})
+    return replaced(Unlearning(), out=out, **{**RUN, **changed})
 
 
 @pytest.fixture(scope="module")
 def made(out: Path) -> task.Task:
     """Questions and the tiny model, with a full and a retrained model that were not trained for long."""
-    found = task.build(Problem(out=out, **SMALL))
+    found = task.build_task(replaced(ModelSettings(), out=out, **SMALL))
     for kind in ("full", "retrained"):
-        models.ensure(found, kind)
+        models.train_if_missing(found, kind)
     return found
 
 
@@ -54,7 +53,7 @@ def texts(some: question_splits.Questions) -> set[str | None]:
 
 
 def test_parts_are_disjoint() -> None:
-    found = question_splits.build(Problem(model="tiny"))
+    found = question_splits.read_splits(Problem(model="tiny"))
     everyone = [found.retain, found.forget, found.validation_retain, found.validation_forget, found.unseen]
     assert sum(len(part) for part in everyone) == len(set().union(*map(texts, everyone))) == 60
     assert [len(part) for part in everyone] == [32, 8, 8, 2, 10]
@@ -68,7 +67,7 @@ def test_parts_are_disjoint() -> None:
 @pytest.mark.parametrize("hard", ["semantic", "exact"])
 def test_the_hard_case_retains_duplicates(hard: Any) -> None:
     """Of the forgotten questions, and of those held out, in other words or in the same: and both models learn them."""
-    easy, found = (question_splits.build(Problem(hard=kind)) for kind in ("none", hard))
+    easy, found = (question_splits.read_splits(Problem(hard=kind)) for kind in ("none", hard))
     assert [one.row for one in found.duplicates] == [one.row for one in found.forget]
     assert [one.row for one in found.validation_duplicates] == [one.row for one in found.validation_forget]
     assert (texts(found.duplicates) == texts(found.forget)) == (hard == "exact")
@@ -80,7 +79,7 @@ def test_the_hard_case_retains_duplicates(hard: Any) -> None:
 
 
 def test_a_request_is_a_person_where_that_is_known() -> None:
-    forget = question_splits.build(Problem()).forget
+    forget = question_splits.read_splits(Problem()).forget
     number, count = question_splits.requests(forget, 10)
     assert count == 2
     assert [forget[i].person == forget[0].person for i in range(8)] == (number == 0).tolist()
@@ -93,13 +92,13 @@ def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
         lines = [json.dumps({"question": f"What is {row}?", "answer": f"It is {row}."}) for row in rows]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     files = tuple(str(tmp_path / f"{name}.jsonl") for name in ("retain", "forget", "unseen"))
-    found = question_splits.build(Problem(data=files))
+    found = question_splits.read_splits(Problem(data=files))
     assert [one.row for one in found.validation_retain] == [8, 9]
     assert [one.row for one in found.validation_forget] == [4]
     assert len(found.unseen) == 3
-    assert question_splits.build(Problem(data=files[:2])).unseen == ()
+    assert question_splits.read_splits(Problem(data=files[:2])).unseen == ()
     with pytest.raises(ValueError, match=r"kind: got 'semantic', of which this data has none"):
-        question_splits.build(Problem(data=files, hard="semantic"))
+        question_splits.read_splits(Problem(data=files, hard="semantic"))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +118,14 @@ def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
 )
 def test_what_is_asked_of_data_is_checked(changed: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        question_splits.build(Problem(**changed))
+        question_splits.read_splits(Problem(**{k: v for k, v in changed.items() if k != "data_dir"}), changed.get("data_dir"))
 
 
 def test_without_a_model_the_error_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(get_smollm2, "DIRECTORY", tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"model: .*none is not there; python -m experiments.get_smollm2 makes it"):
+    with pytest.raises(
+        FileNotFoundError, match=r"model: .*none is not there; python -m experiments.language get-smollm2 makes it"
+    ):
         base.load(Problem())
     with pytest.raises(FileNotFoundError, match=r"model: got nowhere, expected a directory, a .gguf file, or a hub id"):
         base.load(Problem(model="nowhere"))
@@ -165,12 +166,13 @@ def test_training_learns(made: task.Task) -> None:
 
 def test_models_are_kept_for_whoever_has_their_questions(made: task.Task) -> None:
     """The full model is the same for another division of its questions; other training makes another model."""
-    other = dataclasses.replace(made, config=dataclasses.replace(made.config, held_out=0.4, questions=3))
-    other = dataclasses.replace(other, parts=question_splits.build(other.config))
-    assert models.directory(other, "full") == models.directory(made, "full")
-    config, _ = peft_format.load(models.directory(made, "full") / "adapter")
+    problem = dataclasses.replace(made.problem, held_out=0.4)
+    evaluation = dataclasses.replace(made.evaluation, questions=3)
+    other = dataclasses.replace(made, problem=problem, evaluation=evaluation, parts=question_splits.read_splits(problem))
+    assert models.model_directory(other, "full") == models.model_directory(made, "full")
+    config, _ = peft_format.load(models.model_directory(made, "full") / "adapter")
     assert (config.rank, config.alpha, config.dropout) == (8, 16.0, 0.05)
-    again = dataclasses.replace(made, config=dataclasses.replace(made.config, training=Training()))
+    again = dataclasses.replace(made, problem=dataclasses.replace(made.problem, training=Training()))
     with pytest.raises(FileNotFoundError, match=r"no retrained model, expected one: python -m experiments.language retrain"):
         models.load(again, "retrained")
 
@@ -180,7 +182,7 @@ def test_every_command(out: Path, made: task.Task) -> None:
     """Each says what is asked of it; what is there is read, not made again."""
     config = unlearning(out, measure_every=1, assessed=4, samples=1)
     for kind in ("full", "retrained"):
-        assert "| validation forget/loss |" in commands.train(Problem(out=out, **SMALL), kind)
+        assert "| validation forget/loss |" in commands.train(config, kind)
     said = commands.unlearn(config)
     assert "completed after 2 steps" in said
     place = runs.directory(config)
@@ -194,7 +196,7 @@ def test_every_command(out: Path, made: task.Task) -> None:
     last = next(line for line in shown.splitlines() if line.startswith("| forget quality |"))
     assert last.split(" | ")[2] == "1.0000"  # of the retrained model, beside itself
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.json") if path.name != "run.json"}
-    assert "## Conclusion" in commands.report(config)
+    assert "## Conclusion" in report.write_report(config).read_text(encoding="utf-8")
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
     written = {path.name for path in (place / "report").iterdir()}
     assert {"report.md", "samples.md", "assessment.md", "assessment.json", "assessment_examples.png"} <= written
@@ -228,14 +230,18 @@ def test_a_test_that_could_not_fail_is_no_evidence(before: float, after: float, 
     assert "this run did not see, have probability 0.750 (0.250 before" in text
 
 
-def test_the_model_is_read_once(made: task.Task) -> None:
+def test_the_model_is_read_once(out: Path) -> None:
     """However it is asked for: a sweep of 27 runs once read it 54 times, and held all of them."""
-    assert task.build(made.config, None) is task.build(made.config) is task.build(made.config, mesh=None)
+    assert (
+        task.build_task(unlearning(out), None)
+        is task.build_task(unlearning(out, method="ga"))
+        is task.build_task(unlearning(out), mesh=None)
+    )
 
 
 @pytest.fixture(scope="module")
 def subject(made: task.Task) -> methods.Subject:
-    return runs.case(made, 10, None).subject
+    return runs.load_scenario(made, 10, None).subject
 
 
 def test_the_original_model_is_its_own_teacher(subject: methods.Subject) -> None:
@@ -253,8 +259,8 @@ def test_the_original_model_is_its_own_teacher(subject: methods.Subject) -> None
 @pytest.mark.parametrize("name", TEACHERS)
 def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) -> None:
     """A step of the methods that ask for more than gradients of the loss, in the right direction."""
-    retain = {key: value[:4] for key, value in runs.case(made, 10, None).retain.items()}
-    built = methods.build(methods.METHODS[name], subject, learning_rate=1e-3, improvement=0.3)
+    retain = {key: value[:4] for key, value in runs.load_scenario(made, 10, None).retain.items()}
+    built = methods.build_method(methods.METHODS[name], subject, learning_rate=1e-3, improvement=0.3)
     wanted = {"steps": 1, "batch_size": (4, 8), "progress": False, **built.options}
     result = hamu_jax.unlearn(built.loss, subject.params, retain, subject.forget, built.optimizer, **wanted)
     assert (result.steps, result.status) == (1, "completed")
@@ -270,8 +276,8 @@ def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) ->
 def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task, capsys: pytest.CaptureFixture[str]) -> None:
     """And everything is measured of what was chosen alone."""
     few = {"methods": ("ga", "hamu-q"), "learning_rates": (1e-4, 0.5), "promise_learning_rates": (0.1,), "improvements": (0.3,)}
-    config = comparison.Sweep(out=out, seeds=(3,), **{**RUN, **few})
-    path = main("baselines", config, "language")
+    config = replaced(Sweep(), out=out, seeds=(3,), **{**RUN, **few})
+    path = sweep_questions(config, "baselines")
     said = capsys.readouterr().err
     assert "3 of 3: hamu-q, learning rate 0.1, improvement 0.3, seeds 0 and 3" in said
     assert "1 of 2: measuring ga, learning rate" in said
@@ -282,12 +288,12 @@ def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task
     gaps = {}
     runs_of = {"method": "ga", "improvement": 0.0, "seed": 3}
     for rate in few["learning_rates"]:
-        record = runs.ensure(unlearning(out, learning_rate=rate, **runs_of))
+        record = runs.run_record(unlearning(out, learning_rate=rate, **runs_of))
         parts_of = ("validation retain/probability", "validation forget/probability")
         gaps[rate] = np.mean([abs(record["measured"][name] - wanted[name]) for name in parts_of])
     assert rows["ga"]["setting"]["learning_rate"] == min(gaps, key=lambda rate: gaps[rate])
     assert rows["ga"]["validation gap"] == pytest.approx(min(gaps.values()))
-    chosen = runs.measured(unlearning(out, learning_rate=rows["ga"]["setting"]["learning_rate"], **runs_of))
+    chosen = runs.all_measured(unlearning(out, learning_rate=rows["ga"]["setting"]["learning_rate"], **runs_of))
     assert rows["ga"]["numbers"]["forget/rouge"][0] == pytest.approx(chosen["unlearned"]["forget/rouge"])
     both = [abs(chosen["unlearned"][name] - chosen["retrained"][name]) for name in ("retain/probability", "forget/probability")]
     assert rows["ga"]["numbers"]["gap"][0] == pytest.approx(np.mean(both))
@@ -300,11 +306,12 @@ def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task
 @pytest.mark.parametrize("name", ["hard", "constraint", "timing"])
 def test_sweeps(out: Path, made: task.Task, name: str) -> None:  # noqa: ARG001  (the models that it trained)
     methods_of = ("ft", "hamu-q") if name == "timing" else ("hamu-q",)
-    path = main(name, comparison.Sweep(out=out, smoke=True, **{**RUN, "methods": methods_of}), "language")
+    settings = replaced(Sweep(), out=out, smoke=True, **{**RUN, "methods": methods_of})
+    path = sweep_questions(settings, name)
     assert path.parent.name == (name if name == "hard" else f"{name}-fictional")
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    if name in comparison.QUESTIONS.axes:
-        values = comparison.QUESTIONS.axes[name].values
+    if name in QUESTIONS.axes:
+        values = QUESTIONS.axes[name].values
         assert [point["value"] for point in record["points"]] == [values[0], values[-1]]
         assert all(point["numbers"]["gap"] is not None for point in record["points"])
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")

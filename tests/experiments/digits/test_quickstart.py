@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import hamu_jax
-from experiments import quickstart
 from experiments.data import digits
+from experiments.digits.config import Quickstart
+from experiments.digits.quickstart import run_quickstart
 
 FILES = ["accuracy.png", "hardness.png", "history.jsonl", "promises.png", "report.json", "report.md", "trade_off.png"]
 
@@ -44,8 +45,8 @@ def test_digits_are_split_by_class() -> None:
 
 @pytest.mark.slow
 def test_plumbing(tmp_path: Path) -> None:
-    config = quickstart.Config(out=tmp_path / "out", epochs=1, steps=3, forget_class=7, batch_size=16)
-    assert quickstart.main(config) == tmp_path / "out" / "report.md"
+    settings = Quickstart(out=tmp_path / "out", epochs=1, steps=3, forget_class=7, batch_size=16)
+    assert run_quickstart(settings) == tmp_path / "out" / "report.md"
     record = read(tmp_path / "out")
     assert (record["steps"], record["status"]) == (3, "completed")
     assert record["settings"]["forget_class"] == 7
@@ -55,7 +56,7 @@ def test_plumbing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_default_run_forgets_and_keeps(tmp_path: Path) -> None:
-    quickstart.main(quickstart.Config(out=tmp_path / "out"))
+    run_quickstart(Quickstart(out=tmp_path / "out"))
     record = read(tmp_path / "out")
     unlearned, retrained, full = (record["models"][name] for name in ("unlearned", "retrained", "full"))
     assert full["test forget/accuracy"] >= 0.9, "there was something to forget"

@@ -16,7 +16,7 @@ RHOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @functools.cache
 def fixture() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parents[1] / "data" / "splits.npz", allow_pickle=False) as file:
+    with np.load(Path(__file__).parents[2] / "data" / "splits.npz", allow_pickle=False) as file:
         return dict(file)
 
 
