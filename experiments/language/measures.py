@@ -8,7 +8,7 @@ import numpy as np
 from experiments.data.questions import Question, variants
 from experiments.language.task import Task
 from experiments.models.lora import Adapter
-from experiments.unlearning import Record
+from experiments.runs.unlearning import Record
 from hamu_jax import metrics
 
 VALIDATION = ("validation retain", "validation forget")

@@ -1,7 +1,6 @@
-"""The full and the retrained model's adapters: fine-tuned once, kept in PEFT's format, and loaded."""
+"""The full and the retrained model's adapters: fine-tuned once, stored in PEFT's format, and loaded."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,38 +8,39 @@ from typing import Any
 import jax
 import optax
 
-from experiments import kept_runs
 from experiments.data.questions import Question
 from experiments.language import base, measures
 from experiments.language.config import Problem
 from experiments.language.task import Task
 from experiments.models import peft_format
 from experiments.models.lora import Adapter
-from experiments.train import fit
-from experiments.unlearning import Record
+from experiments.runs.provenance import write_json
+from experiments.runs.run_store import digest, measured_once
+from experiments.runs.training import fit
+from experiments.runs.unlearning import Record
 from hamu_jax import report
 
 COMMANDS = {"full": "finetune", "retrained": "retrain"}
 ADAPTER = "adapter"
 
 
-def made(task: Task, kind: str) -> Record:
-    """What decides a model: also the questions that it was trained on, and no others."""
-    config = task.config
+def deciding(task: Task, kind: str) -> Record:
+    """What decides a model: the settings, and the questions that it is trained on."""
+    config = task.problem
     return {
         "model": base.name(config),
         "dtype": config.dtype,
         "max_length": config.max_length,
-        "questions": kept_runs.digest({kind: [_text(one) for one in task.parts.trained_on(kind)]}),
+        "questions": digest({kind: [_text(question) for question in task.parts.trained_on(kind)]}),
         "training": dataclasses.asdict(config.training),
     }
 
 
-def directory(task: Task, kind: str) -> Path:
+def model_directory(task: Task, kind: str) -> Path:
     """Where a model is kept: what it is, and a hash of what decides it."""
-    config = task.config
-    name = f"{kind}-{Path(base.name(config)).stem}-{data_name(config)}-{kept_runs.digest(made(task, kind))}"
-    return config.out / "models" / name
+    config = task.problem
+    name = f"{kind}-{Path(base.name(config)).stem}-{data_name(config)}-{digest(deciding(task, kind))}"
+    return task.out / "models" / name
 
 
 def data_name(config: Problem) -> str:
@@ -49,17 +49,16 @@ def data_name(config: Problem) -> str:
     return name if config.hard == "none" else f"{name}-{config.hard}"
 
 
-def ensure(task: Task, kind: str) -> None:
-    """Fine-tunes and keeps the adapter of the `full` or the `retrained` model, unless it is there.
+def train_if_missing(task: Task, kind: str) -> None:
+    """Fine-tunes and stores the adapter of the `full` or the `retrained` model, if it is missing.
 
-    Training goes on from its last checkpoint if it was interrupted. A file `model.json`, written last, says what the model was
-    made of.
+    Training resumes from its last checkpoint if it was interrupted. A file `model.json`, written last, holds what decided the
+    model.
     """
-    place = directory(task, kind)
-    if not (place / "model.json").exists():
-        keep(task, place, _trained(task, kind, place / "training"))
-        record = {"made": made(task, kind), "environment": report.environment()}
-        report.write_whole(place / "model.json", json.dumps(record, indent=1) + "\n")
+    directory = model_directory(task, kind)
+    if not (directory / "model.json").exists():
+        save_adapter(task, directory, _trained(task, kind, directory / "training"))
+        write_json(directory / "model.json", {"made": deciding(task, kind), "environment": report.environment()})
 
 
 def load(task: Task, kind: str) -> Adapter:
@@ -68,52 +67,52 @@ def load(task: Task, kind: str) -> Adapter:
     Raises:
       FileNotFoundError: if it was not, naming the command.
     """
-    place = directory(task, kind)
-    if not (place / "model.json").exists():
+    directory = model_directory(task, kind)
+    if not (directory / "model.json").exists():
         command = f"python -m experiments.language {COMMANDS[kind]}"
-        raise FileNotFoundError(f"out: {place} holds no {kind} model, expected one: {command}, with the same options")
-    return kept(place)
+        raise FileNotFoundError(f"out: {directory} holds no {kind} model, expected one: {command}, with the same options")
+    return load_adapter(directory)
 
 
-def keep(task: Task, place: Path, adapter: Adapter) -> None:
-    """Keeps an adapter in a directory that PEFT opens, in the place of the one that may be there."""
+def save_adapter(task: Task, directory: Path, adapter: Adapter) -> None:
+    """Stores an adapter in a directory that PEFT opens, and replaces the one that may be there."""
     assert task.base.network.lora is not None  # as `base.load` has it
-    shutil.rmtree(place / ADAPTER, ignore_errors=True)
-    peft_format.save(place / ADAPTER, task.base.network.lora, jax.device_get(adapter), base=base.name(task.config))
+    shutil.rmtree(directory / ADAPTER, ignore_errors=True)
+    peft_format.save(directory / ADAPTER, task.base.network.lora, jax.device_get(adapter), base=base.name(task.problem))
 
 
-def kept(place: Path) -> Adapter:
-    """The adapter that is kept in a directory."""
-    return peft_format.load(place / ADAPTER)[1]
+def load_adapter(directory: Path) -> Adapter:
+    """The adapter that is stored in a directory."""
+    return peft_format.load(directory / ADAPTER)[1]
 
 
 def validation(task: Task, kind: str) -> Record:
     """What the model measures on held-out questions; measured once."""
-    return kept_runs.kept(
-        _beside(task, directory(task, kind), "validation"), lambda: measures.validation(task, load(task, kind))
-    )
+    path = _measured_file(task, model_directory(task, kind), "validation")
+    return measured_once(path, lambda: measures.validation(task, load(task, kind)))
 
 
-def measure(task: Task, place: Path, ratios: Any = None) -> Record:
-    """All that is measured of the adapter that is kept in a directory; measured once."""
-    return kept_runs.kept(_beside(task, place, "measured"), lambda: measures.measure(task, kept(place), ratios))
+def measure(task: Task, directory: Path, ratios: Any = None) -> Record:
+    """All numbers of the adapter that is stored in a directory; measured once."""
+    path = _measured_file(task, directory, "measured")
+    return measured_once(path, lambda: measures.measure(task, load_adapter(directory), ratios))
 
 
-def _beside(task: Task, place: Path, what: str) -> Path:
-    """The file of measurements on these parts of the questions."""
-    config = task.config
+def _measured_file(task: Task, directory: Path, what: str) -> Path:
+    """The file of measurements on these splits of the questions."""
+    config = task.evaluation
     decided = {"parts": task.parts.sha256, "questions": config.questions, "max_new_tokens": config.max_new_tokens}
-    return place / f"{what}-{kept_runs.digest(decided)}.json"
+    return directory / f"{what}-{digest(decided)}.json"
 
 
-def _text(one: Question) -> list[Any]:
-    """What is trained on of a question."""
-    return [one.question, one.answer]
+def _text(question: Question) -> list[Any]:
+    """The texts of a question that are trained on."""
+    return [question.question, question.answer]
 
 
 def _trained(task: Task, kind: str, checkpoints: Path) -> Adapter:
     """Fine-tunes it."""
-    training, data = task.config.training, task.arrays(task.parts.trained_on(kind))
+    training, data = task.problem.training, task.arrays(task.parts.trained_on(kind))
     size = min(training.batch_size, len(data["label"]))
     steps = -(-training.epochs * len(data["label"]) // size)
     adapter, _ = fit(

@@ -1,4 +1,4 @@
-"""Unlearning runs on language models: made once, kept with their adapters, and read again."""
+"""Unlearning runs on language models: made once, stored with their adapters, and read again."""
 
 import functools
 from pathlib import Path
@@ -7,119 +7,119 @@ from typing import Any
 import jax
 
 import hamu_jax
-from experiments import kept_runs, methods
-from experiments.language import measures, models, parts, task
-from experiments.language.config import Problem, Unlearning
-from experiments.language.task import Task
+from experiments import methods
+from experiments.language import measures, models, question_splits
+from experiments.language.config import Method, Unlearning
+from experiments.language.task import Task, build_task
 from experiments.models import lora
 from experiments.models.frozen import Frozen
-from experiments.unlearning import Case, Record
+from experiments.runs import run_store
+from experiments.runs.unlearning import Record, Scenario
 from hamu_jax import metrics, objectives
 
 
-def directory(config: Unlearning) -> Path:
-    """Where a run is kept: its main settings, and a hash of all.
+def directory(settings: Unlearning) -> Path:
+    """Where a run is stored: its main settings, and a hash of all that decide it.
 
     Raises:
       ValueError: for a name that is not a method.
     """
-    return kept_runs.directory(config, config.out, models.data_name(config))
+    return run_store.run_directory(settings, models.data_name(settings.problem))
 
 
-def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> tuple[hamu_jax.Unlearned, Record]:
-    """Makes a run and keeps its record and its adapter; goes on from its last checkpoint, and only reads it if it was the end.
+def unlearn_questions(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.Unlearned, Record]:
+    """Makes a run, stores its record and its adapter; resumes from its last checkpoint, and only reads a complete run.
 
     Returns:
       What the driver returned, and the record.
 
     Raises:
-      ValueError: for a name that is not a method, or a run that is kept there and had other questions.
+      ValueError: for a name that is not a method, or a run in the same directory that had other questions.
       FileNotFoundError: if a model is missing, naming the command that makes it.
     """
-    place, made = directory(config), task.build(kept_runs.part(config, Problem), mesh)
-    _check(place, made)
-    here = case(made, config.groups, config.microbatch_size, mesh)
-    result, record = kept_runs.unlearn(config, place, here, steps=steps(config, made), mesh=mesh, progress=progress)
-    models.keep(made, place, result.params)
+    run_directory, task = directory(settings), build_task(settings, mesh)
+    _check(run_directory, task)
+    scenario = load_scenario(task, settings.method.groups, settings.method.microbatch_size, mesh)
+    steps = number_of_steps(settings.method, task)
+    result, record = run_store.run_and_store(settings, run_directory, scenario, steps=steps, mesh=mesh)
+    models.save_adapter(task, run_directory, result.params)
     return result, record
 
 
-def ensure(config: Unlearning, mesh: Any = None) -> Record:
-    """A run's record: read if there is one, else made and kept.
+def run_record(settings: Unlearning, mesh: Any = None) -> Record:
+    """A run's record; the run is made if it or its adapter is missing.
 
     Raises:
-      ValueError, FileNotFoundError: as `unlearn`.
+      ValueError, FileNotFoundError: as `unlearn_questions`.
     """
-    place = directory(config)
-    _check(place, task.build(kept_runs.part(config, Problem), mesh))
-    record = kept_runs.read(place) if (place / models.ADAPTER).exists() else None
-    return record or unlearn(config, mesh)[1]
+    run_directory = directory(settings)
+    _check(run_directory, build_task(settings, mesh))
+    record = run_store.read_run(run_directory) if (run_directory / models.ADAPTER).exists() else None
+    return record or unlearn_questions(settings, mesh)[1]
 
 
-def measured(config: Unlearning, mesh: Any = None) -> dict[str, Record]:
-    """All that is measured of the full, the retrained and the unlearned model."""
-    ensure(config, mesh)
-    made = task.build(kept_runs.part(config, Problem), mesh)
-    retrained = models.measure(made, models.directory(made, "retrained"))
-    places = {"full": models.directory(made, "full"), "unlearned": directory(config)}
-    others = {name: _compared(made, place, retrained) for name, place in places.items()}
-    return {"full": others["full"], "retrained": retrained["numbers"], "unlearned": others["unlearned"]}
+def all_measured(settings: Unlearning, mesh: Any = None) -> dict[str, Record]:
+    """All numbers of the full, the retrained and the unlearned model."""
+    run_record(settings, mesh)
+    task = build_task(settings, mesh)
+    retrained = models.measure(task, models.model_directory(task, "retrained"))
+    # Forget quality compares a model's truth ratios with the retrained model's.
+    full, unlearned = (
+        models.measure(task, path, retrained["ratios"])["numbers"]
+        for path in (models.model_directory(task, "full"), directory(settings))
+    )
+    return {"full": full, "retrained": retrained["numbers"], "unlearned": unlearned}
 
 
-def steps(config: Unlearning, made: Task) -> int:
-    """How many steps a run has."""
-    if config.steps is not None:
-        return config.steps
-    size = len(made.parts.retain) + len(made.parts.duplicates)
-    return config.epochs * -(-size // min(config.batch_size, size))
+def number_of_steps(method: Method, task: Task) -> int:
+    """The largest number of steps of a run."""
+    if method.steps is not None:
+        return method.steps
+    size = len(task.parts.retain) + len(task.parts.duplicates)
+    return method.epochs * -(-size // min(method.batch_size, size))
 
 
 @functools.lru_cache(maxsize=1)
-def case(made: Task, groups: int, microbatch_size: int | None, mesh: Any = None) -> Case:
-    """Questions and models, and what methods and metrics ask of them."""
-    original = models.load(made, "full")
-    kinds = {kind: models.validation(made, kind) for kind in models.COMMANDS}
-    held = Frozen(original, mesh=mesh)
-    whole = methods.whole_loss(made.loss)
-    forget = made.arrays(made.parts.forget)
-    number, count = parts.requests(made.parts.forget, groups)
-    labels = objectives.random_labels(forget["label"], made.base.network.config.vocabulary, seed=made.config.training.seed)
-    losses = metrics.values(whole, original, forget, batch_size=made.config.evaluation_batch)
+def load_scenario(task: Task, groups: int, microbatch_size: int | None, mesh: Any = None) -> Scenario:
+    """Questions and models, with the arrays that methods and metrics read; the last scenario is kept."""
+    original = models.load(task, "full")
+    validation = {kind: models.validation(task, kind) for kind in models.COMMANDS}
+    teacher = Frozen(original, mesh=mesh)
+    whole = methods.whole_loss(task.loss)
+    forget = task.arrays(task.parts.forget)
+    number, count = question_splits.requests(task.parts.forget, groups)
+    labels = objectives.random_labels(forget["label"], task.base.network.config.vocabulary, seed=task.problem.training.seed)
+    losses = metrics.values(whole, original, forget, batch_size=task.evaluation.evaluation_batch)
     subject = methods.Subject(
-        made.loss,
+        task.loss,
         original,
         {**forget, "random": labels, "group": number, "original_loss": losses},
         methods.requests(count),
-        teacher=lambda batch: made.apply(held(), batch),
+        teacher=lambda batch: task.apply(teacher(), batch),
         original_loss=_original_loss,
         tensors=lora.blocks,
         microbatch_size=microbatch_size,
     )
-    return Case(
+    return Scenario(
         subject,
-        made.arrays((*made.parts.retain, *made.parts.duplicates)),
-        {name: made.arrays(made.evaluated[name]) for name in measures.VALIDATION},
-        kinds,
-        made.parts.sha256,
+        task.arrays((*task.parts.retain, *task.parts.duplicates)),
+        {name: task.arrays(task.evaluated[name]) for name in measures.VALIDATION},
+        validation,
+        task.parts.sha256,
         watched=measures.VALIDATION,
-        wanted={"accuracy": metrics.accuracy(made.apply)},
-        measured=lambda adapter: measures.validation(made, adapter),
-        evaluated_at_once=made.config.evaluation_batch,
+        watched_metrics={"accuracy": metrics.accuracy(task.apply)},
+        measure=lambda adapter: measures.validation(task, adapter),
+        evaluated_at_once=task.evaluation.evaluation_batch,
     )
 
 
-def _compared(made: Task, place: Path, retrained: Record) -> Record:
-    """The numbers of a model, its forget quality that beside the retrained one."""
-    return models.measure(made, place, retrained["ratios"])["numbers"]
-
-
 def _original_loss(batch: Any) -> jax.Array:
-    """The original model's loss of each answer, which `case` stored."""
+    """The original model's loss of each answer, which `load_scenario` stored."""
     return batch["original_loss"]
 
 
-def _check(place: Path, made: Task) -> None:
-    """Checks that the run that is kept somewhere had these questions."""
-    record = kept_runs.read(place)
-    if record is not None and record["split"] != made.parts.sha256:
-        raise ValueError(f"data: got other questions than the run in {place} had: use another --out")
+def _check(run_directory: Path, task: Task) -> None:
+    """Checks that the run in a directory had these questions."""
+    record = run_store.read_run(run_directory)
+    if record is not None and record["split"] != task.parts.sha256:
+        raise ValueError(f"data: got other questions than the run in {run_directory} had: use another --out")

@@ -1,9 +1,10 @@
-"""What is learned and what is to be forgotten: questions in their parts, the model, its loss and what it writes."""
+"""The questions in their splits, the model, its loss and its answers."""
 
 import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,27 +14,27 @@ import numpy as np
 from experiments.data import buckets, questions
 from experiments.data.questions import Question
 from experiments.data.tokenise import PADDING, Tokens, prompts, tokenise
-from experiments.language import base, parts
-from experiments.language.config import Problem
+from experiments.language import base, question_splits
+from experiments.language.config import Evaluation, ModelSettings, Problem
 from experiments.models import generation, llama
 from experiments.models.lora import Adapter
 from hamu_jax import metrics, objectives
 
-MULTIPLE = 16  # of which lengths are
+MULTIPLE = 16  # every length is a multiple of it
 EVERYTHING = sys.maxsize
 
 
-def given(logits: jax.Array, batch: Any) -> jax.Array:  # noqa: ARG001
+def logits_themselves(logits: jax.Array, batch: Any) -> jax.Array:  # noqa: ARG001
     """An `apply` whose parameters are the logits themselves: many metrics of one forward pass."""
     return logits
 
 
 OF_LOGITS = {
-    "loss": objectives.causal_cross_entropy(given),
-    "accuracy": metrics.accuracy(given),
-    "min-k": metrics.min_k(given, fraction=0.1),
-    "min-k++": metrics.min_k_plus_plus(given, fraction=0.1),
-    "extraction": metrics.extraction_strength(given),
+    "loss": objectives.causal_cross_entropy(logits_themselves),
+    "accuracy": metrics.accuracy(logits_themselves),
+    "min-k": metrics.min_k(logits_themselves, fraction=0.1),
+    "min-k++": metrics.min_k_plus_plus(logits_themselves, fraction=0.1),
+    "extraction": metrics.extraction_strength(logits_themselves),
 }
 
 
@@ -42,17 +43,21 @@ class Task:
     """Questions and model.
 
     Attributes:
-      config: the settings.
+      problem: the settings of questions and model.
       parts: the questions.
       base: the model.
+      evaluation: the settings of evaluation.
+      out: the directory of adapters.
     """
 
-    config: Problem
-    parts: parts.Parts
+    problem: Problem
+    parts: question_splits.Parts
     base: base.Base
+    evaluation: Evaluation = Evaluation()
+    out: Path = Path("language-out")
 
     def apply(self, adapter: Adapter, batch: Any, key: Any = None) -> jax.Array:
-        """Logits `[n, time, vocabulary]`; with a key, with dropout."""
+        """Logits `[n, time, vocabulary]`, with dropout if there is a key."""
         return llama.forward(self.base.network, self.base.weights(), batch["tokens"], batch["mask"], adapter=adapter, key=key)
 
     @functools.cached_property
@@ -61,23 +66,23 @@ class Task:
         return objectives.causal_cross_entropy(self.apply)
 
     def training_loss(self, adapter: Adapter, rest: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        """The mean over all tokens that count, with dropout; for `train.fit`."""
+        """The mean over all counted tokens, with dropout; for `training.fit`."""
         loss = objectives.causal_cross_entropy(lambda adapter, batch: self.apply(adapter, batch, key))
         weights = loss.weights(batch)
         return jnp.sum(loss(adapter, batch) * weights) / jnp.sum(weights), rest
 
     def tokens(self, asked: Sequence[Question]) -> Tokens:
-        """Arrays of questions, as long as the longest."""
-        limit = self.config.max_length
+        """Arrays of questions, padded to the longest."""
+        limit = self.problem.max_length
         return tokenise(asked, self.base.tokenizer, max_length=limit, truncate=limit is not None, multiple=MULTIPLE)
 
     @functools.cached_property
     def length(self) -> int:
-        """Of the longest question that is trained on."""
+        """The length of the longest question that is trained on."""
         return self.tokens(self.parts.trained_on("full"))["tokens"].shape[1]
 
     def arrays(self, asked: Sequence[Question]) -> Tokens:
-        """Arrays of questions, all of the common length: what steps are compiled for."""
+        """Arrays of questions, all of the length that steps are compiled for."""
         data = self.tokens(asked)
         filled = {"tokens": self.base.tokenizer.pad, "label": PADDING, "mask": False}
         more = max(self.length - data["tokens"].shape[1], 0)
@@ -87,19 +92,17 @@ class Task:
         }
 
     @functools.cached_property
-    def evaluated(self) -> dict[str, parts.Questions]:
-        """What is evaluated, by part."""
-        return self.parts.evaluated(self.config.questions)
+    def evaluated(self) -> dict[str, question_splits.Questions]:
+        """The questions that are evaluated, by split."""
+        return self.parts.evaluated(self.evaluation.questions)
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
-        """Lengths to which sequences are filled up in evaluation; whichever questions are chosen for it, they fit."""
-        asked = [one for part in self.parts.evaluated(EVERYTHING).values() for one in part]
-        worded = [one._replace(answer=one.paraphrased_answer) for one in asked if one.paraphrased_answer]
-        wrong = [
-            one for asking in asked if asking.perturbed_answers for one in questions.variants([asking], "perturbed_answers")
-        ]
-        return buckets.lengths(self.tokens([*asked, *worded, *wrong]), self.config.buckets, multiple=MULTIPLE)
+        """The lengths to which sequences are padded in evaluation; every question fits."""
+        asked = [question for split in self.parts.evaluated(EVERYTHING).values() for question in split]
+        paraphrased = [x._replace(answer=x.paraphrased_answer) for x in asked if x.paraphrased_answer]
+        wrong = [x for asking in asked if asking.perturbed_answers for x in questions.variants([asking], "perturbed_answers")]
+        return buckets.lengths(self.tokens([*asked, *paraphrased, *wrong]), self.evaluation.buckets, multiple=MULTIPLE)
 
     @functools.cached_property
     def _numbers(self) -> Any:
@@ -120,22 +123,22 @@ class Task:
         )
 
     def answers(self, adapter: Adapter, asked: Sequence[Question]) -> list[str]:
-        """What the model writes by itself, the most probable token after the other."""
-        own, tokenizer = prompts(asked, self.base.tokenizer), self.base.tokenizer
-        length = -(-max(len(one) for one in own) // MULTIPLE) * MULTIPLE
-        tokens, mask = np.full((len(own), length), tokenizer.pad, np.int32), np.zeros((len(own), length), bool)
-        for row, one in enumerate(own):
-            tokens[row, length - len(one) :], mask[row, length - len(one) :] = one, True
-        found = [
+        """The answers that the model generates, always with the most probable token."""
+        prompted, tokenizer = prompts(asked, self.base.tokenizer), self.base.tokenizer
+        length = -(-max(len(prompt) for prompt in prompted) // MULTIPLE) * MULTIPLE
+        tokens, mask = np.full((len(prompted), length), tokenizer.pad, np.int32), np.zeros((len(prompted), length), bool)
+        for row, prompt in enumerate(prompted):
+            tokens[row, length - len(prompt) :], mask[row, length - len(prompt) :] = prompt, True
+        written = [
             np.asarray(self._generate(adapter, part["tokens"], part["mask"]))[:real]
             for part, real in self._batches({"tokens": tokens, "mask": mask})
         ]
-        return [tokenizer.decode(_until(tokenizer.end, row)).strip() for row in np.concatenate(found)]
+        return [tokenizer.decode(_until(tokenizer.end, row)).strip() for row in np.concatenate(written)]
 
     @functools.cached_property
     def _generate(self) -> Any:
         """Generation of a batch."""
-        network, end, most = self.base.network, self.base.tokenizer.end, self.config.max_new_tokens
+        network, end, most = self.base.network, self.base.tokenizer.end, self.evaluation.max_new_tokens
 
         def generate(adapter: Adapter, tokens: jax.Array, mask: jax.Array) -> jax.Array:
             weights = self.base.weights()
@@ -146,28 +149,31 @@ class Task:
         return jax.jit(generate)
 
     def _batches(self, data: Tokens) -> Iterator[tuple[Tokens, int]]:
-        """Batches all of one size, the last filled up, and how many rows of each are real."""
-        size, count = self.config.evaluation_batch, len(data["tokens"])
+        """Batches of one size, the last padded, each with its number of real rows."""
+        size, count = self.evaluation.evaluation_batch, len(data["tokens"])
         for start in range(0, count, size):
             rows = np.minimum(np.arange(start, start + size), count - 1)
             yield {name: array[rows] for name, array in data.items()}, min(size, count - start)
 
 
-def build(config: Problem, mesh: Any = None) -> Task:
-    """Reads questions and model; the last ones are kept."""
-    return _built(config, mesh)
+def build_task(settings: ModelSettings, mesh: Any = None) -> Task:
+    """Reads questions and model; the last task is kept."""
+    names = (field.name for field in dataclasses.fields(ModelSettings))
+    return _task(ModelSettings(**{name: getattr(settings, name) for name in names}), mesh)
 
 
 @functools.lru_cache(maxsize=1)
-def _built(config: Problem, mesh: Any) -> Task:
-    """With both arguments, however `build` was called: one that is left out would be another key."""
-    return Task(config, parts.build(config), base.load(config, mesh))
+def _task(settings: ModelSettings, mesh: Any) -> Task:
+    """Reads them; a sweep of 27 runs once read the model 54 times."""
+    splits = question_splits.read_splits(settings.problem, settings.files.data_dir)
+    model = base.load(settings.problem, mesh, gradient_checkpointing=settings.devices.gradient_checkpointing)
+    return Task(settings.problem, splits, model, settings.evaluation, settings.out)
 
 
-def _rows(found: dict[str, jax.Array], real: int) -> np.ndarray:
-    """Numbers by name as a structured array, a row a question."""
-    rows = np.empty(real, [(name, np.float32) for name in found])
-    for name, values in found.items():
+def _rows(numbers: dict[str, jax.Array], real: int) -> np.ndarray:
+    """Numbers by name as a structured array with a row per question."""
+    rows = np.empty(real, [(name, np.float32) for name in numbers])
+    for name, values in numbers.items():
         rows[name] = np.asarray(values)[:real]
     return rows
 

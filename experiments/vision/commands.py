@@ -1,57 +1,29 @@
-"""What the commands do; each returns what it has to say."""
+"""What the commands on images do; each returns the text that it prints."""
 
-import hamu_jax
-from experiments import kept_runs
-from experiments.record import conclusion, settings
-from experiments.vision import models, runs, task
-from experiments.vision.config import Problem, Unlearning
-from hamu_jax import report as reports
+from typing import Any
 
-SHOWN = ("retain/accuracy", "forget/accuracy", "test retain/accuracy", "test forget/accuracy", "test membership")
+from experiments.runs.run_store import all_models, log_run, models_table
+from experiments.vision import models, runs
+from experiments.vision.config import ModelSettings, Unlearning
+from experiments.vision.task import build_task
 
 
-def train(config: Problem, kind: str) -> str:
-    """Trains the `full` or the `retrained` model, unless it is there."""
-    made = task.build(config)
-    model = models.ensure(config, made, kind)
-    return (
-        kept_runs.table({kind: models.measure(made, model, made.parts)})
-        + f"\nThe model is in {models.directory(config, kind)}/\n"
-    )
+def train(settings: ModelSettings, kind: str, mesh: Any = None) -> str:
+    """Trains the `full` or the `retrained` model, if it is missing."""
+    del mesh  # training runs on one device
+    task = build_task(settings.problem, settings.files)
+    model = models.train_or_load(settings, task, kind)
+    numbers = models.measure(task, model, task.splits)
+    return models_table({kind: numbers}) + f"\nThe model is in {models.model_directory(settings, kind)}/\n"
 
 
-def unlearn(config: Unlearning) -> str:
-    """Makes a run, unless it is there."""
-    config, mesh = config.placed()
-    result, record = runs.unlearn(config, mesh)
-    return kept_runs.log_and_tell(config, runs.directory(config), result, record)
+def unlearn(settings: Unlearning, mesh: Any = None) -> str:
+    """Makes a run, if it is missing."""
+    result, record = runs.unlearn_images(settings, mesh)
+    return log_run(settings, runs.directory(settings), result, record)
 
 
-def evaluate(config: Unlearning) -> str:
-    """All that is measured of the three models, of a run that is there or is made."""
-    record = runs.ensure(config)
-    return kept_runs.table(kept_runs.all_models(record), tuple(record["measured"]))
-
-
-def report(config: Unlearning) -> str:
-    """Writes a report of a run, which is made unless it is there."""
-    result, record = runs.unlearn(config)
-    place, here = runs.directory(config), runs.case(runs.problem(config), config.groups)
-    _, grads = hamu_jax.paired_value_and_grad(here.subject.loss)(
-        here.subject.params, *(task.take(part, slice(config.batch_size)) for part in (here.retain, here.subject.forget))
-    )
-    numbers = kept_runs.all_models(record)
-    watched = {"like what is kept": "validation retain/accuracy", "like what is forgotten": "validation forget/accuracy"}
-    written = reports.write(
-        place / "report",
-        result,
-        title=f"{config.dataset}: {config.method}, class {config.forget_class}, rho {config.rho:g}",
-        models={name: {column: values[column] for column in SHOWN} for name, values in numbers.items()},
-        conclusion=conclusion(result, numbers),
-        settings=settings("vision", config),
-        watched=watched,
-        reference={label: numbers["retrained"][column] for label, column in watched.items()},
-        curve=hamu_jax.trade_off(grads.retain, grads.forget, blocks="global"),
-        learning_rate=config.learning_rate,
-    )
-    return written.read_text(encoding="utf-8") + f"\nThe report with its pictures is in {written.parent}/\n"
+def evaluate(settings: Unlearning, mesh: Any = None) -> str:
+    """All numbers of the three models of a run, which is made if it is missing."""
+    record = runs.run_record(settings, mesh)
+    return models_table(all_models(record), tuple(record["measured"]))

@@ -1,4 +1,4 @@
-"""The full and the retrained model: trained once, kept, and loaded."""
+"""The full and the retrained model on images: trained once, stored, and loaded."""
 
 import dataclasses
 import json
@@ -11,86 +11,100 @@ import orbax.checkpoint as ocp
 
 import hamu_jax
 from experiments.data import splits
-from experiments.train import fit
+from experiments.runs.provenance import write_json
+from experiments.runs.training import fit
 from experiments.vision.config import Problem, Training
-from experiments.vision.task import Task, take
+from experiments.vision.task import Task, build_task, take
 from hamu_jax import metrics, report
 
-MADE_BY = ("dataset", "limit", "validation")  # what a model depends on, beside its training
+COMMANDS = {"full": "train", "retrained": "retrain"}
+MADE_BY = ("dataset", "limit", "validation")  # what a model depends on, besides its training
 
 
-def directory(config: Problem, kind: str) -> Path:
-    """Where a model is kept."""
-    split = "" if kind == "full" else f"-class{config.forget_class}-rho{config.rho:g}-split{config.split_seed}"
-    return config.out / "models" / f"{kind}{split}-seed{config.training.seed}"
+def model_directory(settings: Any, kind: str) -> Path:
+    """Where a model is stored, for the settings of any command."""
+    return _directory(settings.problem, settings.out, kind)
 
 
-def ensure(config: Problem, task: Task, kind: str) -> tuple[Any, Any]:
-    """Parameters and batch statistics of the `full` or the `retrained` model: loaded, or trained and kept.
+def train_missing(settings: Any) -> None:
+    """Trains the models that are missing."""
+    for kind in COMMANDS:
+        if not (model_directory(settings, kind) / "model.json").exists():
+            train_or_load(settings, build_task(settings.problem, settings.files), kind)
 
-    Training goes on from its last checkpoint if it was interrupted. A file `model.json`, written last, says what the model
-    was made of.
+
+def train_or_load(settings: Any, task: Task, kind: str) -> tuple[Any, Any]:
+    """Parameters and batch statistics of the `full` or the `retrained` model: loaded, or trained and stored.
+
+    Training resumes from its last checkpoint if it was interrupted. A file `model.json`, written last, holds the settings that
+    the model was made with.
 
     Raises:
       ValueError: if there is a model made with other settings.
     """
-    place = directory(config, kind)
-    made = {name: getattr(config, name) for name in MADE_BY} | dataclasses.asdict(config.training)
+    problem, directory = settings.problem, model_directory(settings, kind)
+    made_with = {name: getattr(problem, name) for name in MADE_BY} | dataclasses.asdict(problem.training)
     if kind != "full":
-        made["split"] = task.split.sha256
-    _check(place, made)
-    if (place / "model.json").exists():
-        return load(config, task, kind)
-    report.write_whole(place / "settings.json", json.dumps(made, indent=1) + "\n")
-    params, statistics = _trained(config, task, kind, place / "training")
+        made_with["split"] = task.split.sha256
+    _check(directory, made_with)
+    if (directory / "model.json").exists():
+        return load(problem, settings.out, task, kind)
+    write_json(directory / "settings.json", made_with)
+    params, statistics = _trained(problem.training, task, kind, directory / "training")
     with ocp.StandardCheckpointer() as writer:
-        writer.save((place / "model").absolute(), {"params": params, "statistics": statistics}, force=True)
-    record = {"made": made, "environment": report.environment()}
-    report.write_whole(place / "model.json", json.dumps(record, indent=1) + "\n")
+        writer.save((directory / "model").absolute(), {"params": params, "statistics": statistics}, force=True)
+    write_json(directory / "model.json", {"made": made_with, "environment": report.environment()})
     return params, statistics
 
 
-def load(config: Problem, task: Task, kind: str) -> tuple[Any, Any]:
+def load(problem: Problem, out: Path, task: Task, kind: str) -> tuple[Any, Any]:
     """A model that was trained before.
 
     Raises:
       FileNotFoundError: if it was not, naming the command.
     """
-    place, command = directory(config, kind), "train" if kind == "full" else "retrain"
-    if not (place / "model.json").exists():
-        raise FileNotFoundError(f"out: {place} holds no {kind} model, expected one: python -m experiments.vision {command}")
+    directory = _directory(problem, out, kind)
+    if not (directory / "model.json").exists():
+        command = f"python -m experiments.vision {COMMANDS[kind]}"
+        raise FileNotFoundError(f"out: {directory} holds no {kind} model, expected one: {command}")
     like = dict(zip(("params", "statistics"), task.start, strict=True))
     with ocp.StandardCheckpointer() as reader:
-        held = reader.restore((place / "model").absolute(), like)
-    return held["params"], held["statistics"]
+        model = reader.restore((directory / "model").absolute(), like)
+    return model["params"], model["statistics"]
 
 
-def measure(task: Task, model: tuple[Any, Any], parts: Mapping[str, Any]) -> dict[str, float]:
-    """Mean loss and accuracy on every part."""
-    return hamu_jax.evaluate(task.model_loss, model, parts, {"accuracy": metrics.accuracy(task.model_loss.apply)})
+def measure(task: Task, model: tuple[Any, Any], splits: Mapping[str, Any]) -> dict[str, float]:
+    """Mean loss and accuracy on every split."""
+    return hamu_jax.evaluate(task.model_loss, model, splits, {"accuracy": metrics.accuracy(task.model_loss.apply)})
 
 
-def _check(place: Path, made: dict[str, Any]) -> None:
-    """Checks that what is in a directory was made, or begun, with these settings."""
-    path = place / "settings.json"
+def _directory(problem: Problem, out: Path, kind: str) -> Path:
+    """Where a model is stored."""
+    split = "" if kind == "full" else f"-class{problem.forget_class}-rho{problem.rho:g}-split{problem.split_seed}"
+    return out / "models" / f"{kind}{split}-seed{problem.training.seed}"
+
+
+def _check(directory: Path, made_with: dict[str, Any]) -> None:
+    """Checks that the model in a directory, finished or not, has these settings."""
+    path = directory / "settings.json"
     if not path.exists():
         return
-    held = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in made.items():
-        if held.get(name) != value:
-            raise ValueError(f"{name}: got {value!r}, but {place} has a model with {held.get(name)!r}: use another --out")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in made_with.items():
+        if before.get(name) != value:
+            raise ValueError(f"{name}: got {value!r}, but {directory} has a model with {before.get(name)!r}: use another --out")
 
 
-def _trained(config: Problem, task: Task, kind: str, checkpoints: Path) -> tuple[Any, Any]:
-    """Trains it; the best on validation images whose classes are those that it knows."""
-    training, data = config.training, task.trained_on(kind)
+def _trained(training: Training, task: Task, kind: str, checkpoints: Path) -> tuple[Any, Any]:
+    """Trains it; the best on validation images of the classes that it is trained on."""
+    data = task.trained_on(kind)
     size = min(training.batch_size, len(data["label"]))
     steps = -(-training.epochs * len(data["label"]) // size)
-    known = slice(None) if kind == "full" else splits.alike(task.validation["label"], data["label"])
-    seen = {"validation": take(task.validation, known)}
+    rows = slice(None) if kind == "full" else splits.alike(task.validation["label"], data["label"])
+    validation = {"validation": take(task.validation, rows)}
 
     def score(params: Any, statistics: Any) -> float:
-        return measure(task, (params, statistics), seen)["validation/accuracy"]
+        return measure(task, (params, statistics), validation)["validation/accuracy"]
 
     return fit(
         task.training_loss(training),

@@ -1,36 +1,38 @@
-"""Unlearning runs: made once, kept, and read again."""
+"""Unlearning runs on images: made once, stored, and read again."""
 
 import functools
 from pathlib import Path
 from typing import Any
 
 import hamu_jax
-from experiments import kept_runs, methods, unlearning
+from experiments import methods
 from experiments.data import images
-from experiments.unlearning import Case, Record
-from experiments.vision import models, task
-from experiments.vision.config import Problem, Unlearning
+from experiments.runs import run_store
+from experiments.runs.unlearning import Record, Scenario, measure
+from experiments.vision import models
+from experiments.vision.config import Files, Problem, Unlearning
+from experiments.vision.task import build_task, take
 
 # Images whose gradient SalUn takes at once, of the whole forget set's. Of all 2,000 it took nine minutes to compile, and 9 GB.
 AT_ONCE = 128
 
 
-def directory(config: Unlearning) -> Path:
-    """Where a run is kept: its main settings, and a hash of all.
+def directory(settings: Unlearning) -> Path:
+    """Where a run is stored: its main settings, and a hash of all that decide it.
 
     Raises:
       ValueError: for a name that is not a method.
     """
-    return kept_runs.directory(config, config.out, f"rho{config.rho:g}")
+    return run_store.run_directory(settings, f"rho{settings.problem.rho:g}")
 
 
-def ensure(config: Unlearning) -> Record:
-    """A run's record: read if there is one, else made and kept."""
-    return kept_runs.read(directory(config)) or unlearn(config)[1]
+def run_record(settings: Unlearning, mesh: Any = None) -> Record:
+    """A run's record; the run is made if it is missing."""
+    return run_store.read_run(directory(settings)) or unlearn_images(settings, mesh)[1]
 
 
-def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> tuple[hamu_jax.Unlearned, Record]:
-    """Makes a run and keeps its record, `run.json`; goes on from its last checkpoint, and only reads it if it was the end.
+def unlearn_images(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.Unlearned, Record]:
+    """Makes a run and stores its record, `run.json`; resumes from its last checkpoint, and only reads a complete run.
 
     Returns:
       What the driver returned, and the record.
@@ -39,35 +41,29 @@ def unlearn(config: Unlearning, mesh: Any = None, *, progress: bool = True) -> t
       ValueError: for a name that is not a method.
       FileNotFoundError: if a model is missing, naming the command that makes it.
     """
-    place, here = directory(config), case(problem(config), config.groups)
-    return kept_runs.unlearn(config, place, here, steps=config.steps, mesh=mesh, progress=progress)
+    return run_store.run_and_store(settings, directory(settings), load_scenario(settings), mesh=mesh)
 
 
-def build(config: Unlearning, subject: methods.Subject) -> methods.Built:
-    """The method with its settings."""
-    return kept_runs.build(config, subject)
-
-
-def problem(config: Unlearning) -> Problem:
-    """The part of the settings that runs share."""
-    return kept_runs.part(config, Problem)
+def load_scenario(settings: Unlearning) -> Scenario:
+    """Images and models, with the arrays that methods and metrics read; the last scenario is kept."""
+    return _scenario(settings.problem, settings.files, settings.out, settings.method.groups)
 
 
 @functools.lru_cache(maxsize=1)
-def case(config: Problem, groups: int) -> Case:
-    """Images and models, and what methods and metrics ask of them."""
-    made = task.build(config)
-    (params, statistics), (other, other_statistics) = (models.load(config, made, kind) for kind in ("full", "retrained"))
-    loss, retrained = made.loss(statistics), made.loss(other_statistics)
-    classes = images.SOURCES[config.dataset].classes
-    prepare = functools.partial(methods.prepare, loss, params, classes=classes, groups=groups, seed=config.split_seed)
+def _scenario(problem: Problem, files: Files, out: Path, groups: int) -> Scenario:
+    """Reads and prepares them."""
+    task = build_task(problem, files)
+    (params, statistics), (retrained_params, retrained_statistics) = (
+        models.load(problem, out, task, kind) for kind in ("full", "retrained")
+    )
+    loss, retrained = task.loss(statistics), task.loss(retrained_statistics)
+    classes = images.SOURCES[problem.dataset].classes
+    prepare = functools.partial(methods.prepare, loss, params, classes=classes, groups=groups, seed=problem.split_seed)
     splits = {
-        name: {**prepare(part), "retrained": methods.logits(retrained.apply, other, part)} for name, part in made.parts.items()
+        name: {**prepare(examples), "retrained": methods.logits(retrained.apply, retrained_params, examples)}
+        for name, examples in task.splits.items()
     }
-    retain, forget = (prepare(task.take(made.train, rows)) for rows in (made.split.retain, made.split.forget))
-    measured = {
-        "full": unlearning.measure(loss, params, splits),
-        "retrained": unlearning.measure(retrained, other, splits),
-    }
+    retain, forget = (prepare(take(task.train, rows)) for rows in (task.split.retain, task.split.forget))
+    measured = {"full": measure(loss, params, splits), "retrained": measure(retrained, retrained_params, splits)}
     subject = methods.Subject(loss, params, forget, methods.requests(groups), microbatch_size=AT_ONCE)
-    return Case(subject, retain, splits, measured, made.split.sha256)
+    return Scenario(subject, retain, splits, measured, task.split.sha256)

@@ -1,4 +1,4 @@
-"""What is learned and what is to be forgotten: images in their parts, the network, and its loss."""
+"""The images in their splits, the network, and its loss."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from experiments.data import images, splits
 from experiments.data.digits import Examples
 from experiments.data.preprocess import augment, normalise
 from experiments.models.resnet import ResNet
-from experiments.vision.config import Problem, Training
+from experiments.vision.config import Files, Problem, Training
 from hamu_jax import objectives
 
 SIZES: dict[str, dict[str, int]] = {"resnet20": {}, "wide-resnet": {"widen": 4}, "resnet8": {"blocks": 1}}
@@ -26,9 +26,9 @@ class Task:
     Attributes:
       dataset: its name.
       train: all training images, `image` uint8 and `label`; batches are normalised on the device.
-      validation: those that are held out.
-      split: their rows to forget and to retain.
-      parts: what is evaluated: `retain` and `forget`, and `validation` and `test` images (never trained on) whose classes
+      validation: the images that are held out.
+      split: the rows of `train` to forget and to retain.
+      splits: what is evaluated: `retain` and `forget`, and `validation` and `test` images (never trained on) whose classes
         are in the proportions of either: `validation retain`, `test forget` and so on.
       graph: the network's nnx graph.
       start: its initial parameters and batch statistics.
@@ -38,7 +38,7 @@ class Task:
     train: Examples
     validation: Examples
     split: splits.Split
-    parts: dict[str, Examples]
+    splits: dict[str, Examples]
     graph: Any
     start: tuple[Any, Any]
 
@@ -75,31 +75,31 @@ class Task:
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist")  # whose mirrored images are images of the same class
 
 
-def build(config: Problem) -> Task:
+def build_task(problem: Problem, files: Files) -> Task:
     """Reads the images and makes the network.
 
     Raises:
       ValueError: if nothing is left to train on; see also `images.load` and `splits.split`.
     """
-    wanted = None if config.limit is None else config.limit + config.validation
-    data = images.load(config.dataset, config.data_dir, limit=wanted, download=config.download)
-    size = len(data.train["label"]) - config.validation
-    if config.validation < 1 or size < 1:
-        raise ValueError(f"validation: got {config.validation}, expected at least 1 and fewer than {size + config.validation}")
-    train, held = take(data.train, slice(size)), take(data.train, slice(size, None))
-    split = splits.split(train["label"], config.forget_class, config.rho, config.split_seed)
-    own = {"retain": take(train, split.retain), "forget": take(train, split.forget)}
-    unseen = {
-        f"{name} {kind}": take(examples, splits.alike(examples["label"], part["label"]))
-        for name, examples in (("validation", held), ("test", data.test))
-        for kind, part in own.items()
+    limit = None if problem.limit is None else problem.limit + problem.validation
+    data = images.load(problem.dataset, files.data_dir, limit=limit, download=files.download)
+    total, validation = len(data.train["label"]), problem.validation
+    if not 1 <= validation < total:
+        raise ValueError(f"validation: got {validation}, expected at least 1 and fewer than {total}")
+    train, unseen = take(data.train, slice(total - validation)), take(data.train, slice(total - validation, None))
+    split = splits.split(train["label"], problem.forget_class, problem.rho, problem.split_seed)
+    evaluated = {"retain": take(train, split.retain), "forget": take(train, split.forget)}
+    evaluated |= {
+        f"{name} {kind}": take(examples, splits.alike(examples["label"], evaluated[kind]["label"]))
+        for name, examples in (("validation", unseen), ("test", data.test))
+        for kind in ("retain", "forget")
     }
-    parts = {name: take(part, slice(config.evaluated)) for name, part in (own | unseen).items()}
-    source = images.SOURCES[config.dataset]
-    size, rngs = SIZES[config.training.model], nnx.Rngs(config.training.seed)
+    evaluated = {name: take(examples, slice(problem.evaluated)) for name, examples in evaluated.items()}
+    source = images.SOURCES[problem.dataset]
+    size, rngs = SIZES[problem.training.model], nnx.Rngs(problem.training.seed)
     model = ResNet(source.classes, channels=source.shape[-1], rngs=rngs, **size)
     graph, params, statistics = nnx.split(model, nnx.Param, ...)
-    return Task(config.dataset, train, held, split, parts, graph, (params, statistics))
+    return Task(problem.dataset, train, unseen, split, evaluated, graph, (params, statistics))
 
 
 def take(examples: Examples, rows: Any) -> Examples:

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import hamu_jax
-from experiments.communication import KINDS, Collective, collectives, compiled_step, images, network, plain, predicted
+from experiments.cost.communication import KINDS, Collective, collectives, compiled_step, images, network, plain, predicted
 from hamu_jax import sharding
 
 LOSS, PARAMS = network(16)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.language import config as language
+from experiments.runs.config import flat
 from experiments.vision import config as vision
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def test_every_public_module_has_a_page() -> None:
 def test_the_migration_table_names_options_that_exist() -> None:
     options: set[str] = set()
     for settings in (vision, language):
-        options |= {f"--{field.name}" for field in dataclasses.fields(settings.Unlearning)}
+        options |= {f"--{name}" for name in flat(settings.Unlearning())}
         options |= {f"--training.{field.name}" for field in dataclasses.fields(settings.Training)}
     lines = (DOCS / "migration.md").read_text(encoding="utf-8").splitlines()
     ours = re.findall(r"--[a-z][a-z.-]*", " ".join(line.split("|")[2] for line in lines if line.startswith("|")))

@@ -1,0 +1,79 @@
+"""All methods on equal terms: the same data, batches and steps, and each with its best setting on validation data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments import methods
+from experiments.comparison.grid import Grid, Seeds, Setting
+from experiments.comparison.modality import Modality
+from experiments.comparison.progress import announced
+from experiments.comparison.settings import methods_of, run_settings, seed_pairs
+from experiments.comparison.summary import MODELS, Results, choose
+
+
+def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
+    """Makes all runs that are missing.
+
+    Raises:
+      ValueError: for a file `chosen` without a setting of a method.
+    """
+    sweep, pairs = settings.sweep, seed_pairs(modality, settings)
+    names = methods_of(modality, "baselines", settings)
+    grid = Grid(names, pairs, sweep.learning_rates, sweep.promise_learning_rates, sweep.improvements)
+    searched = grid.settings() if sweep.chosen is None else _chosen_before(sweep.chosen, names)
+    whole = tuple(pair for pair in pairs if pair[1] in (sweep.grid_seeds or sweep.seeds))
+    results = Results(grid, {}, {pair: {} for pair in pairs}, whole, modality.judge, searched=sweep.chosen is None)
+
+    def add(pair: Seeds, some: list[Setting]) -> None:
+        for setting in announced(some, lambda setting: _line(setting, pair)):
+            record = modality.record(_run_settings(settings, setting, pair), mesh)
+            results.runs[pair][setting], results.models[pair] = record, record["models"]
+
+    for pair in whole:
+        add(pair, searched)
+    chosen = [choose(results, method) for method in names]
+    for pair in pairs:
+        if pair not in whole:
+            add(pair, chosen)
+    reported = [(pair, setting) for pair in pairs for setting in chosen]
+    for pair, setting in announced(reported, lambda run: f"measuring {_line(run[1], run[0])}"):
+        numbers = modality.all_measured(_run_settings(settings, setting, pair), mesh)
+        results.runs[pair][setting] = {**results.runs[pair][setting], "measured": numbers["unlearned"]}
+        results.models[pair] = {name: numbers[name] for name in MODELS}
+    return results
+
+
+def how_chosen(modality: Modality, settings: Any) -> str:
+    """How settings were chosen, in words."""
+    sweep = settings.sweep
+    if sweep.chosen is not None:
+        words = modality.chosen.format(seeds="the runs there")
+        return f"Settings are those that {sweep.chosen} chose, on another trained model or with other seeds: {words}"
+    if not sweep.grid_seeds:
+        return modality.chosen.format(seeds="all seeds")
+    grid_seeds = f"the runs with unlearning seed {', '.join(map(str, sweep.grid_seeds))}"
+    rest = "The other seeds ran the chosen settings, and the hypervolume is of the whole grid only."
+    return f"{modality.chosen.format(seeds=grid_seeds)} {rest}"
+
+
+def _run_settings(settings: Any, setting: Setting, pair: Seeds) -> Any:
+    """The settings of one run."""
+    return run_settings(settings, pair, **vars(setting))
+
+
+def _line(setting: Setting, pair: Seeds) -> str:
+    """A run in one line."""
+    promise = f", improvement {setting.improvement:g}" if methods.METHODS[setting.method].promises else ""
+    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}, seeds {pair[0]} and {pair[1]}"
+
+
+def _chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:
+    """The settings that a file says were chosen."""
+    if not path.exists():
+        raise ValueError(f"chosen: got {path}, which is not there, expected a file that baselines left")
+    rows = json.loads(path.read_text(encoding="utf-8")).get("methods", {})
+    for name in names:
+        if "setting" not in rows.get(name, {}):
+            raise ValueError(f"chosen: got {path}, which has no setting of {name}, expected one of every method")
+    return [Setting(**rows[name]["setting"]) for name in names]

@@ -1,0 +1,1 @@
+"""What the library costs: time, memory, and what devices send each other."""

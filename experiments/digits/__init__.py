@@ -1,0 +1,1 @@
+"""The experiments on scikit-learn's handwritten digits."""

@@ -1,0 +1,138 @@
+"""The settings of the experiments on handwritten digits."""
+
+import dataclasses
+from pathlib import Path
+
+from experiments.comparison.config import SHARED_AXES, Axis, SweepSettings
+from experiments.runs.config import Devices, Group, Logging, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart:
+    """The quickstart's settings.
+
+    Attributes:
+      out: the directory of the report.
+      forget_class: the digit to forget.
+      seed: the seed of the split, the initial weights and the order of examples.
+      epochs: of training.
+      steps: the largest number of unlearning steps.
+      forgotten_at: stop when the mean probability that the model gives the true label of the forgotten class's validation
+        images is at most this.
+      batch_size: examples from the retain set, and as many from the forget set, per step.
+      learning_rate: the learning rate of unlearning.
+      improvement: the cosine between each layer's step and its forget gradient that is required.
+    """
+
+    out: Path = Path("quickstart-out")
+    devices: Group[Devices] = Devices()
+    forget_class: int = 3
+    seed: int = 0
+    epochs: int = 25
+    steps: int = 300
+    forgotten_at: float = 0.001
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    improvement: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """The assessment's settings; the model is trained as in the quickstart.
+
+    Attributes:
+      out: the directory of the assessment.
+      forget_class: the digit to forget.
+      seed: the seed of the split, the initial weights and the order of examples.
+      epochs: of training.
+      improvement: the cosine between each layer's step and its forget gradient that is required.
+    """
+
+    out: Path = Path("assess-out")
+    devices: Group[Devices] = Devices()
+    forget_class: int = 3
+    seed: int = 0
+    epochs: int = 25
+    improvement: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Owners:
+    """The settings of the experiment with many owners.
+
+    Attributes:
+      out: the directory of the results.
+      owners: the number of people who ask.
+      held: the training images of each.
+      seed: the seed of the split, the owners, the initial weights and the order of examples.
+      epochs: of training.
+      steps: the largest number of unlearning steps.
+      target: the mean loss over all owners' images at which unlearning stops.
+      learning_rate: the learning rate of unlearning.
+      improvement: the cosine between the step and the mean gradient, or every owner's, that is required.
+    """
+
+    out: Path = Path("owners-out")
+    devices: Group[Devices] = Devices()
+    owners: int = 20
+    held: int = 10
+    seed: int = 0
+    epochs: int = 25
+    steps: int = 200
+    target: float = 1.0
+    learning_rate: float = 0.05
+    improvement: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a model is trained.
+
+    Attributes:
+      epochs: over its training set.
+      seed: the seed of the split, the initial weights and the order of examples.
+    """
+
+    epochs: int = 25
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The digit that is forgotten, and how the models are trained.
+
+    Attributes:
+      forget_class: the digit to forget.
+      training: how models are trained.
+    """
+
+    forget_class: int = 3
+    training: Training = Training()
+
+
+METHOD = Method(learning_rate=0.1, distribution=None, steps=100, batch_size=128, evaluations=5, checkpoint_every=100, seed=0)
+GRID = SweepSettings(
+    seeds=(0, 1, 2),
+    learning_rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0),
+    promise_learning_rates=(0.01, 0.05, 0.2),
+    improvements=(0.1, 0.3, 0.5),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The settings of many runs.
+
+    Attributes:
+      out: the directory of runs and results.
+    """
+
+    problem: Group[Problem] = Problem()
+    method: Group[Method] = METHOD
+    sweep: Group[SweepSettings] = GRID
+    devices: Group[Devices] = Devices()
+    logging: Group[Logging] = Logging()
+    out: Path = Path("digits-out")
+
+
+AXES: dict[str, Axis] = {"batch-size": Axis("The batch size", "batch_size", (16, 32, 64, 128)), **SHARED_AXES}

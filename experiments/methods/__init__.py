@@ -1,0 +1,16 @@
+"""Every unlearning method by name (`registry`: add a method there), and what makes it an optimizer (`build`)."""
+
+from experiments.methods.build import Built, build_method, logits, prepare, requests
+from experiments.methods.registry import METHODS, Method, Subject, whole_loss
+
+__all__ = [
+    "METHODS",
+    "Built",
+    "Method",
+    "Subject",
+    "build_method",
+    "logits",
+    "prepare",
+    "requests",
+    "whole_loss",
+]

@@ -1,0 +1,1 @@
+"""One unlearning run: its settings, its devices, where it is stored and what produced it."""

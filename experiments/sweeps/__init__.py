@@ -1,1 +1,0 @@
-"""What `experiments.sweep` varies, runs and shows."""

@@ -1,0 +1,47 @@
+"""Sweeps and the comparison of all methods on images."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.modality import Modality
+from experiments.comparison.sweep import run_sweep
+from experiments.runs.unlearning import Record, Scenario
+from experiments.vision import models, runs
+from experiments.vision.config import AXES, Sweep, Unlearning
+
+EXPLAINED = (
+    "Mean ± standard deviation over runs: {trained} trained model(s), and {seeds} unlearning run(s) on each. With one trained "
+    "model the spread is that of unlearning alone, which is only a part of what another training would change. Retain and "
+    "forget accuracy are of training images; test accuracy is of test images whose classes are in the proportions of the "
+    "retain set, test forget accuracy in those of the forget set. The membership AUC is the probability that such a test image "
+    "has a larger loss than a forgotten one: compare it with the retrained model's. The gap is the mean distance to the "
+    "retrained model's four accuracies."
+)
+
+
+def sweep_images(settings: Sweep, name: str, mesh: Any = None) -> Path:
+    """Makes a sweep; returns the path of the text."""
+    return run_sweep(IMAGES, name, settings, mesh)
+
+
+def train_and_run(settings: Unlearning, mesh: Any = None) -> Record:
+    """A run's record; the run and its models are made if they are missing."""
+    models.train_missing(settings)
+    return runs.run_record(settings, mesh)
+
+
+def train_and_load(settings: Unlearning, mesh: Any = None) -> Scenario:
+    """Model and data; models are trained if they are missing."""
+    del mesh  # all runs of one device share the scenario
+    models.train_missing(settings)
+    return runs.load_scenario(settings)
+
+
+IMAGES = Modality(
+    program="vision",
+    axes=AXES,
+    label=lambda problem: f"rho {problem.rho:g}",
+    record=train_and_run,
+    scenario=train_and_load,
+    explained=EXPLAINED,
+)
