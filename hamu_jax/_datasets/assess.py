@@ -26,8 +26,8 @@ from hamu_jax._kernel.hardness import Hardness, Regime
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.state import get_hardness
 from hamu_jax._transform.trade_off import TradeOff, trade_off
-from hamu_jax._transform.transform import Variant, transform
-from hamu_jax.sharding._mesh import shard_params
+from hamu_jax._transform.transform import Variant, planned
+from hamu_jax.sharding._mesh import check_mesh, shard_params
 
 Profile = Float[np.ndarray, " examples"]
 
@@ -75,11 +75,11 @@ class Assessment:
 
     def hardest(self, count: int = 10) -> list[int]:
         """The forget examples whose gradients agree most with the retain gradient, by row number."""
-        return _largest(self.cosines(), count)
+        return _largest(self.cosines(), validate.integer("count", count, at_least=0))
 
     def most_threatened(self, count: int = 10) -> list[int]:
         """The retain examples whose loss the planned step raises most, by row number."""
-        return _largest(self.retain_change, count)
+        return _largest(self.retain_change, validate.integer("count", count, at_least=0))
 
     def cosines(self) -> Profile:
         """The cosine of each forget example's gradient with the retain gradient; 0 where one is zero."""
@@ -167,7 +167,11 @@ def assess(
 
     Source: docs/mathematics.md, sections 2 and 6.
     """
-    tx = transform(
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
+    validate.function("forget_loss", forget_loss, "loss(params, batch) -> [batch]", optional=True)
+    if mesh is not None:
+        check_mesh(mesh)
+    tx = planned(
         improvement,
         variant=variant,
         radius=radius,

@@ -41,6 +41,25 @@ def batches(
     return (place_rows(data, rows, mesh) for rows in chosen)
 
 
+def check_list(name: str, data: Any, batch_size: int) -> None:
+    """Checks that a list holds batches, not single examples: these are a list of batches of one, or have no example axis.
+
+    Raises:
+      TypeError, ValueError: saying how to make arrays of them.
+    """
+    if isinstance(data, (str, bytes)):
+        raise TypeError(f"{name}: got {validate.shown(data)}, expected arrays, or an iterable of batches")
+    if not isinstance(data, list) or not data:
+        return
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(batch)] for batch in data]
+    without_axis = any(shape == () for leaves in shapes for shape in leaves)
+    are_single = len(data) > 1 and batch_size > 1 and all(shape[:1] == (1,) for leaves in shapes for shape in leaves)
+    if without_axis or are_single:
+        how = f"jax.tree.map(lambda *x: np.{'stack' if without_axis else 'concatenate'}(x), *examples)"
+        or_else = "" if without_axis else ", or batch_size=1 if batches of one example are meant"
+        raise ValueError(f"{name}: got a list of {len(data)} single examples, expected arrays ({how}) or batches{or_else}")
+
+
 def _shuffled(size: int, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Int[np.ndarray, " batch"]]:
     """Row numbers of batches, in an order that is a function of the seed and the batch's number.
 

@@ -31,6 +31,12 @@ class Evaluation:
     every: int = 10
     batch_size: int = 1024
 
+    def __post_init__(self) -> None:
+        check_named("splits", self.splits)
+        check_named("metrics", self.metrics, functions=True)
+        validate.integer("every", self.every)
+        validate.integer("batch_size", self.batch_size)
+
     def measure(self, loss: Loss, params: Any, mesh: Mesh | None = None) -> dict[str, float]:
         """What `evaluate` returns for these parameters, of data that has been checked."""
         functions = {"loss": loss, **self.metrics}
@@ -75,12 +81,24 @@ def evaluate(
       {'test/loss': 9.666666666666666}
     """
     validate.integer("batch_size", batch_size)
-    if "loss" in (metrics or {}):
-        raise ValueError("metrics: got the name 'loss', expected another: it is the mean loss")
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
+    check_named("splits", splits)
+    check_named("metrics", {} if metrics is None else metrics, functions=True)
     functions = {"loss": loss, **(metrics or {})}
     for split, data in splits.items():
         check_split(split, data, loss, metrics or {}, params)
     return means_of_splits(functions, params, splits, batch_size=batch_size, mesh=mesh)
+
+
+def check_named(name: str, values: Any, *, functions: bool = False) -> None:
+    """Checks named data sets, or named metrics."""
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        kind = "metrics" if functions else "data sets"
+        raise TypeError(f"{name}: got {validate.shown(values)}, expected a mapping from names to {kind}")
+    if functions and "loss" in values:
+        raise ValueError(f"{name}: got the name 'loss', expected another: it is the mean loss")
+    for key, value in values.items() if functions else ():
+        validate.function(f"{name}[{key!r}]", value, "metric(params, batch) -> [batch]")
 
 
 def check_split(split: str, data: Any, loss: Loss, metrics: Mapping[str, Loss], params: Any) -> None:

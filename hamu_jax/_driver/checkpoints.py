@@ -47,6 +47,11 @@ class Checkpoints:
     keep: int = 2
 
     def __post_init__(self) -> None:
+        if not isinstance(self.directory, (str, os.PathLike)) or not os.fspath(self.directory):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"directory: got {validate.shown(self.directory)}, expected the path of a directory")
+        path = Path(self.directory)
+        if file := next((str(part) for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
+            raise ValueError(f"directory: got {str(path)!r}, expected a directory: {file} is a file")
         validate.integer("every", self.every)
         validate.integer("keep", self.keep)
 

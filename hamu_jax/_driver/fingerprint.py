@@ -181,6 +181,8 @@ class _Walk:
 
     def visit(self, path: str, value: Any, depth: int) -> None:
         """Adds the entries of one value; one that was met before, as in a circle, is named by its path."""
+        if isinstance(value, (np.integer, np.bool_)):
+            value = value.item()
         if depth > DEEPEST or len(self.marks) >= MOST:
             self.marks[path] = UNKNOWN
             return

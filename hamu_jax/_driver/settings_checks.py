@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.core import Tracer
 
 from hamu_jax._base import validate
 from hamu_jax._base.history import Row
@@ -15,6 +17,93 @@ from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import ROWS, Loss, example_weights
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._transform.requests import Requests
+
+
+def pair_of_sizes(batch_size: Any) -> tuple[int, int]:
+    """The sizes of a retain and a forget batch.
+
+    Raises:
+      ValueError: for anything but a whole number or a pair of them.
+    """
+    if not isinstance(batch_size, (tuple, list)):
+        size = validate.integer("batch_size", batch_size)
+        return size, size
+    try:
+        retain, forget = batch_size
+    except ValueError:
+        expected = "a whole number or a pair of them, (retain, forget)"
+        raise ValueError(f"batch_size: got {validate.shown(batch_size)}, expected {expected}") from None
+    return validate.integer("batch_size", retain), validate.integer("batch_size", forget)
+
+
+def check_functions(loss: Any, forget_loss: Any, optimizer: Any) -> None:
+    """Checks that the losses can be called, that the optimizer is one, and what can be seen of its chain.
+
+    Raises:
+      TypeError: for something else.
+      ValueError: for a chain in which the learning rate comes before the transform of ours: the transform would then see a
+        retain gradient of the wrong sign and size.
+    """
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
+    validate.function("forget_loss", forget_loss, "loss(params, batch) -> [batch]", optional=True)
+    if not (callable(getattr(optimizer, "init", None)) and callable(getattr(optimizer, "update", None))):
+        raise TypeError(
+            f"optimizer: got {validate.shown(optimizer)}, expected an optax transformation: hamu_jax.hamu(...), or "
+            "optax.chain(hamu_jax.transform(...), ...)"
+        )
+    reversing = None
+    for stage in _stages(optimizer.update):
+        if getattr(stage, "__module__", "").startswith("hamu_jax.") and reversing is not None:
+            raise ValueError(
+                f"optimizer: got a chain with {reversing} before hamu_jax's transform, expected it after: optax.chain("
+                "hamu_jax.transform(...), optax.sgd(...)). The transform takes the retain gradient as it is"
+            )
+        reversing = reversing or _reversing(stage)
+
+
+def check_wrappers(state: Any) -> None:
+    """Checks that no wrapper keeps steps back: in a step without an update nothing can be promised or measured.
+
+    Raises:
+      ValueError: naming the wrapper and what to use instead.
+    """
+    is_wrapper = lambda node: isinstance(node, optax.MultiStepsState)  # noqa: E731
+    if any(is_wrapper(node) for node in jax.tree.leaves(state, is_leaf=is_wrapper)):
+        raise ValueError(
+            "optimizer: got optax.MultiSteps, expected none: it averages the retain gradient and takes the last forget gradient."
+            " Accumulate with microbatch_size=..., or take larger batches"
+        )
+
+
+def _stages(update: Any) -> list[Any]:
+    """The update functions of a chain in their order, as far as closures of optax's own functions show them."""
+    cells = _closure(update)
+    if "update_fns" in cells:
+        return [stage for part in cells["update_fns"] for stage in _stages(part)]
+    if callable(getattr(cells.get("tx"), "update", None)):
+        return _stages(cells["tx"].update)
+    return [update]
+
+
+def _reversing(stage: Any) -> str | None:
+    """What a stage multiplies by, in words, if it is known to be negative."""
+    cells, name = _closure(stage), getattr(stage, "__qualname__", "")
+    value: Any = None
+    if name.startswith("scale."):
+        value = cells.get("step_size")
+    elif name.startswith("scale_by_schedule.") and callable(cells.get("step_size_fn")):
+        value = cells["step_size_fn"](0)
+    if value is None or isinstance(value, Tracer) or np.ndim(value) != 0 or value >= 0:
+        return None
+    return f"a learning rate ({-float(value):.6g})"
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """The variables that a Python function closes over."""
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
+    if code is None or cells is None:
+        return {}
+    return {name: cell.cell_contents for name, cell in zip(code.co_freevars, cells, strict=True)}
 
 
 def check_groups(groups: Groups | None, state: Any, forget: Any, loss: Loss) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hamu_jax import sharding
 from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
-from hamu_jax._driver.settings_checks import unusable_budget
+from hamu_jax._driver.settings_checks import check_wrappers, unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
 from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
 from hamu_jax._gradients.groups import Groups, group_means
@@ -108,6 +108,7 @@ def first_carry(
     placed = params if mesh is None else shard_params(params, mesh)
     copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), placed)
     state = optimizer.init(copied)
+    check_wrappers(state)
     try:
         get_hardness(state)
     except ValueError as error:

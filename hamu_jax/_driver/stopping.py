@@ -47,6 +47,10 @@ class Target:
     at_most: float | None = None
 
     def __post_init__(self) -> None:
+        check_column(self.column)
+        for name in ("at_least", "at_most"):
+            if getattr(self, name) is not None:
+                validate.finite(name, getattr(self, name))
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(
                 f"Target({self.column!r}): got at_least={self.at_least}, at_most={self.at_most}, expected one of them"
@@ -72,9 +76,9 @@ class Patience:
     mode: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
+        check_column(self.column)
         validate.integer("evaluations", self.evaluations)
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode: got {self.mode!r}, expected 'min' or 'max'")
+        validate.choice("mode", self.mode, ("min", "max"), "'min' or 'max'")
 
     def exhausted(self, rows: Sequence[Row]) -> bool:
         """Whether the last so many evaluations all missed the best before them; one that is not finite always does."""
@@ -109,6 +113,17 @@ class Stopping:
         for name in ("unavoidable", "criterion", "infeasible"):
             if getattr(self, name) is not None:
                 validate.integer(name, getattr(self, name))
+        if not isinstance(self.targets, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]: callers are not all typed
+            raise TypeError(f"targets: got {validate.shown(self.targets)}, expected a tuple of Target: targets=(Target(...),)")
+        for i, target in enumerate(self.targets):
+            validate.instance(f"targets[{i}]", target, Target)
+        validate.instance("patience", self.patience, Patience, optional=True)
+
+
+def check_column(column: Any) -> None:
+    """Checks the name of a column."""
+    if not isinstance(column, str):
+        raise TypeError(f"column: got {validate.shown(column)}, expected a column's name, such as 'forget_loss' or 'test/loss'")
 
 
 def watch(

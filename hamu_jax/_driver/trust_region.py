@@ -52,7 +52,7 @@ class TrustRegion:
     level: Level | None = None
 
     def __post_init__(self) -> None:
-        validate.number("start", self.start, positive=True)
+        validate.constant("start", self.start, positive=True)
 
 
 class Trust(NamedTuple):

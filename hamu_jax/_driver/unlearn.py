@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 from hamu_jax._base import validate
 from hamu_jax._base.history import History, Row, json_row
 from hamu_jax._base.optional import require
-from hamu_jax._datasets.batches import batches, is_arrays
+from hamu_jax._datasets.batches import batches, check_list, is_arrays
 from hamu_jax._datasets.evaluate import Evaluation, check_split
 from hamu_jax._driver import fingerprint
 from hamu_jax._driver.checkpoints import Checkpoints, Store
 from hamu_jax._driver.keep_best import KeepBest
-from hamu_jax._driver.settings_checks import check_groups, outcome
+from hamu_jax._driver.settings_checks import check_functions, check_groups, outcome, pair_of_sizes
 from hamu_jax._driver.step import Carry, Step, blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Halt, Status, Stopping, after_evaluation, after_halt, check_columns
 from hamu_jax._driver.trust_region import TrustRegion
@@ -126,21 +126,33 @@ def unlearn(
         for and nobody measures, an optimizer without a transform of ours, or another run's checkpoints.
       ImportError: naming the extra, if a library of the driver is missing.
     """
-    sizes = batch_size if isinstance(batch_size, tuple) else (batch_size, batch_size)
+    check_functions(loss, forget_loss, optimizer)
+    settings = {
+        "evaluation": (evaluation, Evaluation),
+        "stopping": (stopping, Stopping),
+        "checkpoints": (checkpoints, Checkpoints),
+        "trust_region": (trust_region, TrustRegion),
+        "keep": (keep, KeepBest),
+        "forget_groups": (forget_groups, Groups),
+    }
+    for name, (value, kind) in settings.items():
+        validate.instance(name, value, kind, optional=True)
+    steps, seed = validate.integer("steps", steps), validate.integer("seed", seed, at_least=0)
+    measure_every = validate.integer("measure_every", measure_every, at_least=0)
+    microbatch_size = None if microbatch_size is None else validate.integer("microbatch_size", microbatch_size)
+    sizes = pair_of_sizes(batch_size)
     stopping = stopping or Stopping()
     losses = (loss, loss if forget_loss is None else forget_loss)
-    for name, value in (("steps", steps), ("batch_size", sizes[0]), ("batch_size", sizes[1])):
-        validate.integer(name, value)
-    validate.integer("seed", seed, at_least=0)
-    validate.integer("measure_every", measure_every, at_least=0)
     examples = [
         check_data(name, data, own, params) if is_arrays(data) else None
         for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, keep, () if evaluation is None else evaluation.columns())
-    for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True):
+    for name, data, own, size in zip(("retain", "forget"), (retain, forget), losses, sizes, strict=True):
         if is_arrays(data):
             check_counted(name, data, own)
+        else:
+            check_list(name, data, size)
     if evaluation is not None:
         for split, data in evaluation.splits.items():
             check_split(split, data, loss, evaluation.metrics, params)

@@ -18,6 +18,7 @@ from hamu_jax._gradients.losses import (
     checked_weights,
     example_weights,
     microbatched,
+    named_keys,
     per_example,
     per_example_value_and_grad,
 )
@@ -54,6 +55,7 @@ class Groups:
     implicit: bool = False
 
     def __post_init__(self) -> None:
+        validate.function("of", self.of, "of(batch) -> [batch], the number of each example's group")
         validate.integer("count", self.count)
 
     def present(self, batch: Batch, weights: Float[Array, " batch"] | None = None) -> Bool[Array, " m"]:
@@ -154,7 +156,8 @@ def _membership(
 def _member(batch: Batch, groups: Groups) -> Int[Array, " batch"]:
     """The group of each example; `count` where it is in none."""
     size = validate.batch("batch", batch)
-    numbers = groups.of(batch)
+    with named_keys("batch", batch):
+        numbers = validate.real_array("groups", groups.of(batch))
     if jnp.shape(numbers) != (size,):
         raise ValueError(f"groups: got shape {jnp.shape(numbers)}, expected ({size},)")
     if jnp.issubdtype(jnp.result_type(numbers), jnp.inexact):

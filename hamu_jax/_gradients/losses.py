@@ -1,6 +1,7 @@
 """Losses of examples, their means, and gradients of these a microbatch at a time."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeAlias
 
 import chex
@@ -27,8 +28,22 @@ def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
     size = validate.batch(name, data)
     check = getattr(loss, "check", None)
     if check is not None:
-        check(params, data, name)
+        with named_keys(name, data):
+            check(params, data, name)
     return size
+
+
+@contextlib.contextmanager
+def named_keys(name: str, batch: Batch) -> Generator[None]:
+    """A key that a loss reads and a batch does not have is an error that names the batch."""
+    try:
+        yield
+    except KeyError as error:
+        key = error.args[0] if error.args else None
+        if not isinstance(batch, Mapping) or key in batch:
+            raise
+        keys = ", ".join(map(repr, batch))
+        raise ValueError(f"{name}: got the keys {keys}, expected {key!r} too, which is read from it or from params") from error
 
 
 def check_counted(name: str, data: Batch, loss: Loss) -> None:
@@ -54,12 +69,15 @@ def example_weights(
     """
     weights = jnp.ones(size, jnp.result_type(float)) if given is None else checked_weights(name, given, size)
     own = getattr(loss, "weights", None)
-    return weights if own is None else weights * checked_weights("loss.weights", own(batch), size)
+    if own is None:
+        return weights
+    with named_keys("batch", batch):
+        return weights * checked_weights("loss.weights", own(batch), size)
 
 
 def checked_weights(name: str, weights: Any, size: int) -> Float[Array, " batch"]:
     """Weights of examples as the default float, after the checks of `example_weights`."""
-    dtype, weights = jnp.result_type(float), validate.array(name, weights)
+    dtype, weights = jnp.result_type(float), validate.real_array(name, weights)
     if weights.shape != (size,):
         raise ValueError(f"{name}: got shape {weights.shape}, expected ({size},): one weight per example")
     if isinstance(weights, Tracer):
@@ -75,7 +93,8 @@ def per_example(
     loss: Loss, params: Tree, batch: Batch, size: int, name: str, *, function: str = "loss"
 ) -> Float[Array, " batch"]:
     """`loss(params, batch)`, checked to be one number per example; the error names the argument `function`."""
-    values = loss(params, batch)
+    with named_keys(name, batch):
+        values = loss(params, batch)
     if jnp.shape(values) != (size,):
         raise ValueError(
             f"{function}: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "

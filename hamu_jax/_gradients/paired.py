@@ -78,8 +78,11 @@ def paired_value_and_grad(
       >>> print(losses.retain, grads.forget)
       2.5 [-1. -2.]
     """
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
+    validate.function("forget_loss", forget_loss, "loss(params, batch) -> [batch]", optional=True)
+    validate.instance("forget_groups", forget_groups, Groups, optional=True)
     if microbatch_size is not None:
-        validate.integer("microbatch_size", microbatch_size)
+        microbatch_size = validate.integer("microbatch_size", microbatch_size)
     validate.axis_name("axis_name", axis_name)
     partials = paired_partials(
         loss, forget_loss=forget_loss, microbatch_size=microbatch_size, forget_groups=forget_groups, axis_name=axis_name

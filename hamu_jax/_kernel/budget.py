@@ -47,7 +47,7 @@ def shares(
       ValueError: for an unknown name, or a function whose result does not have one number a block.
     """
     if callable(distribution):
-        given = validate.array("distribution (its result)", distribution(retain_square, forget_square, kappa))
+        given = validate.real_array("distribution (its result)", distribution(retain_square, forget_square, kappa))
         if given.shape != kappa.shape:
             raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share a block, {kappa.shape}")
         number = jnp.asarray(given, kappa.dtype)

@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float
 from hamu_jax._base import device_axes, validate
 from hamu_jax._base.device_axes import AxisName
 from hamu_jax._gradients.implicit_stack import ImplicitStack
-from hamu_jax._kernel.blocks import partition
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.level import Level, what_remains
+from hamu_jax._transform.options import WRAPPERS
 from hamu_jax._transform.requests import Requests, step_requests
-from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness
+from hamu_jax._transform.state import Number, TransformState, at_step, check_params, count_blocks, empty_hardness
 from hamu_jax._transform.step import Settings
 
 _launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
@@ -44,8 +44,8 @@ def combine_requests(
         raise ValueError(f"until: got {until.count} levels, expected 1 or {count}, one for each request")
 
     def init(params: optax.Params) -> TransformState:
-        validate.gradients("params", params)
-        dtype, blocks = accumulation_dtype(params), len(partition(params, settings.blocks).labels)
+        check_params(params)
+        dtype, blocks = accumulation_dtype(params), count_blocks(params, settings.blocks)
         multipliers, change = jnp.zeros((blocks, count), dtype), jnp.zeros(count, dtype)
         nothing = Requests(jnp.zeros(blocks, dtype), multipliers, jnp.zeros(blocks, dtype), change, jnp.zeros(count, bool))
         return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, settings.blocks), nothing)
@@ -94,7 +94,9 @@ def _present(forget: Tree | ImplicitStack | None, given: Any, count: int, axis_n
 def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: int, protected: bool) -> None:
     """Checks the gradients while tracing."""
     if forget is None:
-        raise ValueError(f"forget_grads: got nothing, expected the gradients of {count} forget losses, stacked on axis 0")
+        raise ValueError(
+            f"forget_grads: got nothing, expected the gradients of {count} forget losses, stacked on axis 0 ({WRAPPERS})"
+        )
     names = "updates (the retain gradient)", "forget_grads"
     validate.gradients(names[0], retain)
     if protected:
@@ -108,7 +110,7 @@ def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: i
     if given != count:
         raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
     one = jax.tree.map(_without_axis, retain) if protected else retain
-    validate.same_structure("forget_grads (one request)", row, names[0], one)
+    validate.same_structure("forget_grads (one request)", row, names[0], one, hint=WRAPPERS)
 
 
 def _without_axis(x: Array) -> jax.ShapeDtypeStruct:

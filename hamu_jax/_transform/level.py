@@ -1,7 +1,6 @@
 """A level that the forget loss is to reach: what a step must improve is what is left of it."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -52,12 +51,12 @@ class Level:
     band: float = 0.0
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.value)
+        values = np.asarray(validate.real_array("value", self.value))
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
-            raise ValueError(f"value: got {self.value!r}, expected a finite number, or one for each request")
+            got = validate.shown(self.value)
+            raise ValueError(f"value: got {got}, expected a finite number, or one for each request")
         validate.number("learning_rate", self.learning_rate, positive=True)
-        if isinstance(self.band, bool) or not math.isfinite(self.band) or self.band < 0:
-            raise ValueError(f"band: got {self.band!r}, expected a number of at least 0")
+        validate.constant("band", self.band)
 
     @property
     def count(self) -> int | None:

@@ -5,12 +5,13 @@ from typing import Any
 from hamu_jax._base import validate
 from hamu_jax._kernel.budget import NAMES
 
+WRAPPERS = "wrappers such as optax.flatten, masked, partition and MultiSteps see the retain gradient only"
 
-def check_options(blocks: Any, distribution: Any, clip_norm: Any) -> None:
-    """Checks the options that every measurement shares."""
-    if clip_norm is not None:
-        validate.number("clip_norm", clip_norm, positive=True)
-    if not callable(blocks) and blocks not in ("leaf", "global"):
-        raise ValueError(f"blocks: got {blocks!r}, expected 'leaf', 'global' or a function from a key path to a label")
-    if not callable(distribution) and distribution not in NAMES:
-        raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")
+
+def check_options(blocks: Any, distribution: Any, clip_norm: Any) -> float | None:
+    """Checks the options that every measurement shares; returns the clipping norm as a plain number."""
+    if not callable(blocks):
+        validate.choice("blocks", blocks, ("leaf", "global"), "'leaf', 'global' or a function from a key path to a label")
+    if not callable(distribution):
+        validate.choice("distribution", distribution, NAMES, f"one of {', '.join(NAMES)}, or a function")
+    return None if clip_norm is None else validate.constant("clip_norm", clip_norm, positive=True)

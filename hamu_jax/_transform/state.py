@@ -64,7 +64,7 @@ def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int,
     """
     if not callable(value):
         return jnp.asarray(value, dtype)
-    given = validate.array(f"{name} (a schedule's result)", value(step))
+    given = validate.real_array(f"{name} (a schedule's result)", value(step))
     if given.shape not in ((), shape):
         expected = "a number" if shape == () else f"a number or {shape}"
         raise ValueError(f"{name}: got a schedule that returns shape {given.shape}, expected {expected}")
@@ -72,9 +72,26 @@ def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int,
     return jnp.where(number >= 0, number, jnp.nan)
 
 
+def check_params(params: Any) -> None:
+    """Checks that parameters are floating-point; what `optax.tree.map_params` gives in their place has none, and passes."""
+    validate.gradients("params", params)
+    if not jax.tree.leaves(params) and not _is_placeholder(params):
+        raise ValueError("params: got a pytree without arrays, expected at least one")
+
+
+def count_blocks(params: Any, blocks: Blocks) -> int:
+    """How many blocks there are; for a state that is made for its structure alone (`optax.tree.map_params`) none."""
+    return 0 if _is_placeholder(params) else len(partition(params, blocks).labels)
+
+
+def _is_placeholder(params: Any) -> bool:
+    """Whether this is what `optax.tree.map_params` makes a state of."""
+    return type(params).__name__ == "_ParamsPlaceholder"
+
+
 def empty_hardness(params: Tree, blocks: Blocks) -> Hardness:
     """Zeros in the shapes and dtypes that `update` will fill."""
-    like = jax.ShapeDtypeStruct((len(partition(params, blocks).labels),), accumulation_dtype(params))
+    like = jax.ShapeDtypeStruct((count_blocks(params, blocks),), accumulation_dtype(params))
     kinds = {"regime": jnp.int32, "feasible": bool, "finite": bool, "unavoidable": bool, "stopping_criterion": bool}
     scalars = ("total_", "unavoidable", "stopping_")
     return Hardness(

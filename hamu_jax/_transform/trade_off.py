@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax import rules
@@ -74,10 +75,10 @@ def trade_off(
 
     Source: docs/mathematics.md, section 2; the bound `free` is the paper's kappa_2 solved for q.
     """
-    validate.integer("points", points, at_least=2)
-    if radius is not None:
-        validate.number("radius", radius)
-    check_options(blocks, distribution, clip_norm)
+    points = validate.integer("points", points, at_least=2)
+    if radius is not None and not isinstance(radius, Tracer):
+        validate.constant("radius", radius)
+    clip_norm = check_options(blocks, distribution, clip_norm)
     validate.gradients("retain_grads", retain_grads)
     validate.gradients("forget_grads", forget_grads)
     validate.same_structure("forget_grads", forget_grads, "retain_grads", retain_grads)

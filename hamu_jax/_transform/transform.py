@@ -4,7 +4,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax import rules
@@ -17,8 +19,8 @@ from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.combine_requests import combine_requests
 from hamu_jax._transform.level import Level, as_level, what_remains
-from hamu_jax._transform.options import check_options
-from hamu_jax._transform.state import Number, TransformState, at_step, empty_hardness, get_hardness
+from hamu_jax._transform.options import WRAPPERS, check_options
+from hamu_jax._transform.state import Number, TransformState, at_step, check_params, empty_hardness, get_hardness
 from hamu_jax._transform.step import Settings, step
 
 _launch = jax.jit(step, static_argnames="settings")  # one launch when called outside jit; inlined inside
@@ -72,10 +74,13 @@ def combine(
 
     Source: docs/mathematics.md, section 7.
     """
+    if not isinstance(rule, rules.Rule):  # pyright: ignore[reportUnnecessaryIsInstance]: `rules.gru` is a function
+        called = f": call it, rule={rule.__name__}()" if getattr(rules, getattr(rule, "__name__", ""), None) is rule else ""
+        raise TypeError(f"rule: got {validate.shown(rule)}, expected a Rule, as the functions of hamu_jax.rules return{called}")
     validate.number("improvement", improvement, many=rule.many)
     if radius is not None:
         validate.number("radius", radius)
-    check_options(blocks, distribution, clip_norm)
+    clip_norm = check_options(blocks, distribution, clip_norm)
     validate.axis("retain_axis", retain_axis)
     validate.axis_name("axis_name", axis_name)
     validate.axis_name("shard_axis_name", shard_axis_name)
@@ -95,7 +100,7 @@ def combine(
         raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
 
     def init(params: optax.Params) -> TransformState:
-        validate.gradients("params", params)
+        check_params(params)
         return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, blocks))
 
     def update(
@@ -122,18 +127,30 @@ def combine(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
+    """Checks that a cosine is one: above 1 no step would be feasible."""
+    if callable(distribution) or callable(improvement) or isinstance(improvement, Tracer):
+        return
+    is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
+    if is_cosine and np.any(np.asarray(improvement) > 1):
+        raise ValueError(
+            f"improvement: got {validate.shown(improvement)} with distribution={distribution!r}, expected a cosine, at most 1: "
+            "above it no step is feasible"
+        )
+
+
 def _check_gradients(retain: Tree, forget: Tree | None) -> None:
     """Checks the two gradients while tracing."""
     if forget is None:
         raise ValueError(
             "forget_grads: got nothing, expected the gradient of the forget loss: "
-            "tx.update(retain_grads, state, params, forget_grads=forget_grads)"
+            f"tx.update(retain_grads, state, params, forget_grads=forget_grads) ({WRAPPERS})"
         )
     if isinstance(forget, ImplicitStack):
         raise ValueError("forget_grads: got an ImplicitStack, expected a gradient; with forget_axis=0 the transform takes it")
     validate.gradients("updates (the retain gradient)", retain)
     validate.gradients("forget_grads", forget)
-    validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain)
+    validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain, hint=WRAPPERS)
 
 
 def transform(
@@ -219,12 +236,13 @@ def transform(
 
     Source: paper section 4; docs/mathematics.md, sections 1 to 4.
     """
-    if variant not in get_args(Variant):
-        raise ValueError(f"variant: got {variant!r}, expected 'q' or 'u'")
+    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
     validate.axis("forget_axis", forget_axis)
     if forget_axis is not None and (variant != "q" or infeasible != "scale"):
         raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
     rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    validate.number("improvement", improvement, many=rule.many)
+    _check_reach(improvement, radius, distribution)
     return combine(
         rule,
         improvement=improvement,
@@ -240,13 +258,43 @@ def transform(
     )
 
 
-def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: Any) -> optax.GradientTransformationExtraArgs:
+def hamu(
+    learning_rate: optax.ScalarOrSchedule,
+    improvement: Number,
+    *,
+    variant: Variant = "q",
+    radius: Number | None = None,
+    blocks: Blocks = "leaf",
+    distribution: Distribution = "grad_norm",
+    infeasible: rules.Infeasible = "scale",
+    clip_norm: float | None = None,
+    forget_axis: int | None = None,
+    retain_axis: int | None = None,
+    num_requests: int | None = None,
+    axis_name: AxisName | None = None,
+    shard_axis_name: AxisName | None = None,
+    until: Level | float | None = None,
+) -> optax.GradientTransformationExtraArgs:
     """`transform` chained with a learning rate: plain gradient steps, the form in which its promises hold.
+
+    `optax.inject_hyperparams(hamu)` works for the learning rate, improvement and radius; name numbers that are compiled in
+    (`clip_norm`, `num_requests`, `forget_axis`) and functions (`blocks`, `distribution`) in its `static_args`.
 
     Args:
       learning_rate: a number or an optax schedule.
-      improvement: as in `transform`.
-      **options: the other arguments of `transform`.
+      improvement: as in `transform`, as are the following.
+      variant: which loss is promised to improve.
+      radius: the longest step of a block.
+      blocks: the blocks.
+      distribution: how blocks share `improvement`.
+      infeasible: what to do where the requirement can't be met.
+      clip_norm: clip both gradients first.
+      forget_axis: 0 for many forget objectives.
+      retain_axis: 0 for protected groups.
+      num_requests: how many forget objectives there are.
+      axis_name: the axis of devices over which batches are split.
+      shard_axis_name: the axis of devices over which every leaf is split.
+      until: the forget loss at which unlearning is done.
 
     Raises:
       ValueError: as `transform`.
@@ -254,7 +302,31 @@ def hamu(learning_rate: optax.ScalarOrSchedule, improvement: Number, **options: 
     Source: paper algorithm 1.
     """
     validate.number("learning_rate", learning_rate)
-    return optax.chain(transform(improvement, **options), optax.scale_by_learning_rate(learning_rate))
+    unlearning = transform(
+        improvement,
+        variant=variant,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        infeasible=infeasible,
+        clip_norm=clip_norm,
+        forget_axis=forget_axis,
+        retain_axis=retain_axis,
+        num_requests=num_requests,
+        axis_name=axis_name,
+        shard_axis_name=shard_axis_name,
+        until=until,
+    )
+    return optax.chain(unlearning, optax.scale_by_learning_rate(learning_rate))
+
+
+def planned(
+    improvement: Number, *, variant: Variant, infeasible: rules.Infeasible, **options: Any
+) -> optax.GradientTransformationExtraArgs:
+    """`transform` for a step that is measured and not taken: it may ask for more than any step can give."""
+    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
+    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible)
+    return combine(rule, improvement=improvement, **options)
 
 
 def hardness(
@@ -296,7 +368,7 @@ def hardness(
 
     Source: paper section 4; docs/mathematics.md, sections 2 and 3.
     """
-    tx = transform(
+    tx = planned(
         improvement,
         variant=variant,
         radius=radius,

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+from hamu_jax._base import validate
 from hamu_jax._kernel.inner_products import accumulation_dtype, ratio
 
 Apply: TypeAlias = Callable[[Any, Any], Float[Array, "batch *time classes"]]
@@ -186,8 +187,7 @@ def causal_cross_entropy(apply: Apply, *, label: Any = "label", per: Per = "toke
 
     Source: HAMU, arXiv 2606.02119, language experiments (token-weighted mean over the answers of a batch).
     """
-    if per not in get_args(Per):
-        raise ValueError(f"per: got {per!r}, expected one of {', '.join(get_args(Per))}")
+    validate.choice("per", per, get_args(Per))
     return CausalCrossEntropy(apply, label, per)
 
 

@@ -141,7 +141,7 @@ def npo(loss: Loss, reference: Reference, *, beta: float = 0.1) -> NPO:
 
     Source: arXiv 2404.05868, equation 3; the limit is its proposition 1.
     """
-    validate.number("beta", beta, positive=True)
+    validate.constant("beta", beta, positive=True)
     return NPO(loss, reference, beta)
 
 
@@ -168,8 +168,8 @@ def simnpo(loss: Loss, *, beta: float = 2.5, gamma: float = 0.0) -> SimNPO:
 
     Source: arXiv 2410.07163, section 5 (the SimNPO objective).
     """
-    validate.number("beta", beta, positive=True)
-    validate.number("gamma", gamma)
+    validate.constant("beta", beta, positive=True)
+    validate.constant("gamma", gamma)
     return SimNPO(loss, beta, gamma)
 
 
@@ -202,5 +202,5 @@ def dpo(preferred: Loss, rejected: Loss, *, reference: Reference, rejected_refer
 
     Source: arXiv 2305.18290, equation 7; for unlearning arXiv 2404.05868 section 2 and TOFU, arXiv 2401.06121, section 3.
     """
-    validate.number("beta", beta, positive=True)
+    validate.constant("beta", beta, positive=True)
     return DPO(preferred, rejected, reference, rejected_reference, beta)

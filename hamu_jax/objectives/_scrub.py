@@ -55,6 +55,6 @@ def scrub(loss: Loss, divergence: Loss, *, alpha: float = 0.001, gamma: float = 
     Source: SCRUB, arXiv 2302.09880, section 3 (the full objective); the weights are those of HAMU's experiments, arXiv
     2606.02119. The paper alternates epochs of both; here they are one step's two objectives, as in HAMU's experiments.
     """
-    validate.number("alpha", alpha)
-    validate.number("gamma", gamma)
+    validate.constant("alpha", alpha)
+    validate.constant("gamma", gamma)
     return Scrub(loss, divergence, alpha, gamma)

@@ -8,8 +8,9 @@ import math
 
 import jax.numpy as jnp
 
+from hamu_jax._base import validate
 from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.rules._rule import Combination, Problem, Rule, choose, constant, make, unconstrained
+from hamu_jax.rules._rule import Combination, Problem, Rule, choose, make, unconstrained
 from hamu_jax.rules._two_gradients import plane
 
 
@@ -71,7 +72,7 @@ def cagrad(c: float = 0.5) -> Rule:
 
     Source: Liu et al. 2021 (arXiv 2110.14048), section 3, algorithm 1.
     """
-    return make(_cagrad, c=constant("c", c))
+    return make(_cagrad, c=validate.constant("c", c))
 
 
 def nash() -> Rule:

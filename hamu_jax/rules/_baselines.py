@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 
+from hamu_jax._base import validate
 from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.rules._rule import Combination, Problem, Rule, choose, constant, make, unconstrained
+from hamu_jax.rules._rule import Combination, Problem, Rule, choose, make, unconstrained
 from hamu_jax.rules._two_gradients import plane
 
 
@@ -121,7 +122,7 @@ def gru(max_norm: float | None = None) -> Rule:
 
     Source: Wang et al. 2025 (arXiv 2503.09117), section 3.
     """
-    limit = None if max_norm is None else constant("max_norm", max_norm, positive=True)
+    limit = None if max_norm is None else validate.constant("max_norm", max_norm, positive=True)
     return make(_gru, guaranteed="retain", max_norm=limit)
 
 

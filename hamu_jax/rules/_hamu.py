@@ -4,6 +4,7 @@ from typing import Literal, TypeAlias, get_args
 
 import jax.numpy as jnp
 
+from hamu_jax._base import validate
 from hamu_jax._kernel.hardness import Regime
 from hamu_jax._kernel.inner_products import ratio
 from hamu_jax.rules._projected.solve import solve
@@ -120,5 +121,4 @@ def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:
 
 def _check_infeasible(infeasible: str) -> None:
     """Raises on an unknown fallback."""
-    if infeasible not in get_args(Infeasible):
-        raise ValueError(f"infeasible: got {infeasible!r}, expected one of {', '.join(get_args(Infeasible))}")
+    validate.choice("infeasible", infeasible, get_args(Infeasible))

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import math
-import numbers
 from collections.abc import Callable, Hashable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,14 +81,6 @@ def make(
 ) -> Rule:
     """The rule of a function and its options. Equal options give the same Rule: jit then sees the same static argument."""
     return Rule(functools.partial(solve, **options), guaranteed, many, promises)
-
-
-def constant(name: str, value: Any, *, positive: bool = False) -> float:
-    """A plain number of at least 0 (above 0 with `positive`). It is part of what a rule is: no schedule, no tracer."""
-    is_number = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    if not is_number or not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ValueError(f"{name}: got {value!r}, expected {'a positive number' if positive else 'a number of at least 0'}")
-    return float(value)
 
 
 def unconstrained(first: Float[Array, ""], second: Float[Array, ""], residual: Float[Array, ""] | None = None) -> Combination:

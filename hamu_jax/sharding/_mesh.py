@@ -37,6 +37,8 @@ def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, dev
     {'data': 1, 'objective': 1, 'fsdp': 1}
     """
     given = jax.devices() if devices is None else list(devices)
+    if not given or not all(hasattr(device, "platform") for device in given):
+        raise ValueError(f"devices: got {validate.shown(devices)}, expected at least one device, or None for all of them")
     for name, size in (("data", data), ("objective", objective), ("fsdp", fsdp)):
         if size is not None:
             validate.integer(name, size)
@@ -119,5 +121,7 @@ def _fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
 def check_mesh(mesh: Mesh) -> None:
     """Checks that a mesh has our axes."""
     got = getattr(mesh, "axis_names", type(mesh).__name__)
+    if got == AXES and mesh.size == 0:
+        raise ValueError("mesh: got a mesh without devices, expected at least one")
     if got != AXES:
         raise ValueError(f"mesh: got {got!r}, expected a mesh from hamu_jax.sharding.make_mesh, with the axes {AXES}")

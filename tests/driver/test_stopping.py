@@ -32,7 +32,8 @@ def batch(angle: float, length: float = 1.0) -> np.ndarray:
 
 def steer(*forget: tuple[float, float], steps: int = 9, **options: Any) -> hamu_jax.Unlearned:
     """A run whose forget gradient has these directions and lengths, in turn."""
-    return run(retain=[batch(0)], forget=[batch(*f) for f in forget], loss=linear, params=AT_ZERO, steps=steps, **options)
+    sets = {"retain": [batch(0)], "forget": [batch(*f) for f in forget], "batch_size": 1}
+    return run(**sets, loss=linear, params=AT_ZERO, steps=steps, **options)
 
 
 def test_the_same_set_on_both_sides_is_unavoidable() -> None:

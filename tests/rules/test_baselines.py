@@ -204,7 +204,7 @@ def test_equal_options_are_the_same_rule() -> None:
     assert len({*RULES.values()}) == len(RULES)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), "1", True, np.ones(2), jnp.ones([])])
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan"), "1", True, np.ones(2)])
 def test_max_norm_is_checked(value: Any) -> None:
     with pytest.raises(ValueError, match=r"max_norm: got .*, expected a positive number"):
         rules.gru(value)

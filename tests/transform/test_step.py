@@ -140,7 +140,8 @@ def test_every_block_solves_its_own_problem(variant: str, distribution: str) -> 
 def test_relative_shares_are_feasible_below_one(variant: str) -> None:
     for seed in range(10):
         for improvement, possible in ((0.999, True), (1.001, False)):
-            _, measured = solve(gradients(seed), gradients(seed + 50), improvement, distribution="relative", variant=variant)
+            required = lambda _, value=improvement: jnp.asarray(value)  # noqa: E731  (a number above 1 is refused)
+            _, measured = solve(gradients(seed), gradients(seed + 50), required, distribution="relative", variant=variant)
             np.testing.assert_array_equal(measured.feasible, possible)
 
 
