@@ -70,8 +70,8 @@ def check_wrappers(state: Any) -> None:
     is_wrapper = lambda node: isinstance(node, optax.MultiStepsState)  # noqa: E731
     if any(is_wrapper(node) for node in jax.tree.leaves(state, is_leaf=is_wrapper)):
         raise ValueError(
-            "optimizer: got optax.MultiSteps, expected none: it averages the retain gradient and takes the last forget gradient."
-            " Accumulate with microbatch_size=..., or take larger batches"
+            "optimizer: got optax.MultiSteps, expected none: it averages the retain gradient and takes the last forget "
+            "gradient. Accumulate with microbatch_size=..., or take larger batches"
         )
 
 
