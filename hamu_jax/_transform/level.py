@@ -51,9 +51,10 @@ class Level:
     band: float = 0.0
 
     def __post_init__(self) -> None:
-        values = np.asarray(self.value)
+        values = np.asarray(validate.real_array("value", self.value))
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
-            raise ValueError(f"value: got {self.value!r}, expected a finite number, or one for each request")
+            got = validate.shown(self.value)
+            raise ValueError(f"value: got {got}, expected a finite number, or one for each request")
         validate.number("learning_rate", self.learning_rate, positive=True)
         validate.constant("band", self.band)
 

@@ -129,12 +129,13 @@ def combine(
 
 def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
     """Checks that a cosine is one: above 1 no step would be feasible."""
-    is_cosine = isinstance(distribution, str) and distribution == "relative" and radius is None
-    is_known = not callable(improvement) and not isinstance(improvement, Tracer)
-    if is_cosine and is_known and np.any(np.asarray(improvement) > 1):
+    if callable(distribution) or callable(improvement) or isinstance(improvement, Tracer):
+        return
+    is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
+    if is_cosine and np.any(np.asarray(improvement) > 1):
         raise ValueError(
-            f"improvement: got {validate.shown(improvement)} with distribution='relative' and radius=None, expected a cosine, "
-            "at most 1: above it no step is feasible"
+            f"improvement: got {validate.shown(improvement)} with distribution={distribution!r}, expected a cosine, at most 1: "
+            "above it no step is feasible"
         )
 
 
@@ -240,6 +241,7 @@ def transform(
     if forget_axis is not None and (variant != "q" or infeasible != "scale"):
         raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
     rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    validate.number("improvement", improvement, many=rule.many)
     _check_reach(improvement, radius, distribution)
     return combine(
         rule,
