@@ -17,6 +17,7 @@ from jaxtyping import Float
 from hamu_jax._base.key_paths import path_name
 
 _NO_NUMBERS = {"U": "text", "S": "bytes", "O": "objects", "M": "dates", "m": "time spans"}  # by numpy's letter
+_MOST = 2**63 - 1  # what an array's index can hold
 LONGEST = 80  # characters of a value that an error shows
 
 
@@ -57,11 +58,7 @@ def constant(name: str, value: Any, *, positive: bool = False, schedule: bool = 
     _no_tracer(name, value, kind)
     if _shape(value) != ():
         raise ValueError(f"{name}: got {shown(value)}, expected {kind}{' or an optax schedule' if schedule else ''}")
-    try:
-        plain = float(value)
-    except OverflowError:
-        plain = math.inf
-    largest = float(jnp.finfo(jnp.result_type(float)).max)
+    plain, largest = _float(value), _largest()
     if not (0 < plain <= largest if positive else 0 <= plain <= largest):
         raise ValueError(f"{name}: got {shown(value)}, expected {kind}{'' if plain <= largest else f' up to {largest:.2g}'}")
     return plain
@@ -69,8 +66,8 @@ def constant(name: str, value: Any, *, positive: bool = False, schedule: bool = 
 
 def finite(name: str, value: Any) -> float:
     """A plain finite number of any sign, as a Python float."""
-    plain = float(value) if _shape(value) == () and not isinstance(value, Tracer) else math.nan
-    if not math.isfinite(plain):
+    plain = _float(value) if _shape(value) == () and not isinstance(value, Tracer) else math.nan
+    if not abs(plain) <= _largest():
         raise ValueError(f"{name}: got {shown(value)}, expected a finite number")
     return plain
 
@@ -80,6 +77,8 @@ def integer(name: str, value: Any, *, at_least: int = 1) -> int:
     _no_tracer(name, value, f"a whole number of at least {at_least}")
     if not _is_integer(value) or value < at_least:
         raise ValueError(f"{name}: got {shown(value)}, expected a whole number of at least {at_least}")
+    if value > _MOST:
+        raise ValueError(f"{name}: got {shown(value)}, expected a whole number up to {_MOST}")
     return int(value)
 
 
@@ -131,6 +130,19 @@ def _shape(value: Any) -> tuple[int, ...] | None:
         return None
     is_number = jnp.issubdtype(found.dtype, jnp.integer) or jnp.issubdtype(found.dtype, jnp.floating)
     return tuple(found.shape) if is_number else None
+
+
+def _float(value: Any) -> float:
+    """A number as a Python float; infinite if it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _largest() -> float:
+    """The largest number that a computation in the default precision can hold."""
+    return float(jnp.finfo(jnp.result_type(float)).max)
 
 
 def _is_integer(value: Any) -> bool:
@@ -186,8 +198,10 @@ def numbers(name: str, values: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."
     return array
 
 
-def gradients(name: str, tree: Any) -> None:
-    """Checks that every leaf is a floating-point array."""
+def gradients(name: str, tree: Any, *, some: bool = False) -> None:
+    """Checks that every leaf is a floating-point array, and with `some` that there is one."""
+    if some and not jax.tree.leaves(tree):
+        raise ValueError(f"{name}: got a pytree without arrays, expected at least one")
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         dtype = getattr(leaf, "dtype", None)
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):

@@ -17,12 +17,12 @@ from hamu_jax.sharding._batches import replicated
 
 
 def mean_and_grad(
-    loss: Loss, params: Tree, data: Any, microbatch_size: int | None, mesh: Mesh | None = None
+    loss: Loss, params: Tree, data: Any, microbatch_size: int | None, mesh: Mesh | None = None, *, name: str = "data"
 ) -> tuple[float, Tree]:
     """The mean loss over a data set and its gradient. The host loops: convolutions are slow inside XLA's loops on a CPU."""
     total: Any = None
-    for part, real in chunks(data, validate.batch("data", data), microbatch_size, mesh):
-        sums = _sums(loss, params, part, real)
+    for part, real in chunks(data, validate.batch(name, data), microbatch_size, mesh):
+        sums = _sums(loss, params, part, real, name)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     value, weight, grads = total
     scale = ratio(jnp.ones_like(weight), weight)
@@ -31,14 +31,14 @@ def mean_and_grad(
     )
 
 
-@functools.partial(jax.jit, static_argnames="loss")
-def _sums(loss: Loss, params: Tree, part: Any, real: Array) -> tuple[Array, Array, Tree]:
+@functools.partial(jax.jit, static_argnames=("loss", "name"))
+def _sums(loss: Loss, params: Tree, part: Any, real: Array, name: str) -> tuple[Array, Array, Tree]:
     """The weighted sum of losses over the first `real` examples, the sum of weights, and the sum's gradient."""
     size = validate.batch("data", part)
     weights = example_weights(loss, part, size, jnp.arange(size) < real)
 
     def summed(params: Tree) -> Array:
-        return weighted_sum(per_example(loss, params, part, size, "data"), weights)
+        return weighted_sum(per_example(loss, params, part, size, name), weights)
 
     value, grads = jax.value_and_grad(summed)(params)
     return value, jnp.sum(weights), jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)

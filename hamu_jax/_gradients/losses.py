@@ -149,7 +149,7 @@ def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tup
     """`vmap(value_and_grad)` over examples."""
 
     def one(params: Tree, example: Batch) -> Array:
-        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example")[0]
+        return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example of the batch")[0]
 
     each = jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))
     return device_axes.by_device(each, validate.batch("batch", examples))(params, examples)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from hamu_jax._base import device_axes
+from hamu_jax._base import device_axes, validate
 from hamu_jax._base.key_paths import KeyPath, path_name
 
 
@@ -118,13 +118,10 @@ def block_labels(params: optax.Params, blocks: Blocks = "leaf") -> tuple[str, ..
 
 def _label(path: KeyPath, blocks: Blocks) -> Hashable | Stacked:
     """The label of one leaf."""
-    if blocks == "leaf":
-        return path_name(path)
-    if blocks == "global":
-        return "global"
     if callable(blocks):
         return blocks(path)
-    raise ValueError(f"blocks: got {blocks!r}, expected 'leaf', 'global' or a function from a key path to a label")
+    validate.choice("blocks", blocks, ("leaf", "global"), "'leaf', 'global' or a function from a key path to a label")
+    return path_name(path) if blocks == "leaf" else "global"
 
 
 def _stack_keys(label: Stacked, path: KeyPath, leaf: Any, sizes: dict[Hashable, int]) -> list[tuple[Hashable, str]]:

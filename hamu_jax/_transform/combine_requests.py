@@ -34,10 +34,10 @@ def combine_requests(
     if not callable(improvement) and jnp.ndim(improvement) == 1:
         count = int(jnp.shape(improvement)[0])
     elif num_requests is not None:
-        count = num_requests
+        count = validate.integer("num_requests", num_requests)
     else:
         raise ValueError("num_requests: got None, expected how many requests there are, or an improvement for each, [m]")
-    if num_requests not in (None, count):
+    if num_requests is not None and validate.integer("num_requests", num_requests) != count:
         raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
     validate.integer("num_requests", count)
     if until is not None and until.count not in (None, count):

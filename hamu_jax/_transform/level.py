@@ -51,10 +51,13 @@ class Level:
     band: float = 0.0
 
     def __post_init__(self) -> None:
-        values = np.asarray(validate.real_array("value", self.value))
+        expected = f"value: got {validate.shown(self.value)}, expected a finite number, or one for each request"
+        try:
+            values = np.asarray(validate.real_array("value", self.value))
+        except TypeError as error:
+            raise ValueError(expected) from error
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
-            got = validate.shown(self.value)
-            raise ValueError(f"value: got {got}, expected a finite number, or one for each request")
+            raise ValueError(expected)
         validate.number("learning_rate", self.learning_rate, positive=True)
         validate.constant("band", self.band)
 

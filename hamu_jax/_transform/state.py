@@ -74,9 +74,7 @@ def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int,
 
 def check_params(params: Any) -> None:
     """Checks that parameters are floating-point; what `optax.tree.map_params` gives in their place has none, and passes."""
-    validate.gradients("params", params)
-    if not jax.tree.leaves(params) and not _is_placeholder(params):
-        raise ValueError("params: got a pytree without arrays, expected at least one")
+    validate.gradients("params", params, some=not _is_placeholder(params))
 
 
 def count_blocks(params: Any, blocks: Blocks) -> int:

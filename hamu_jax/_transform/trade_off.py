@@ -79,7 +79,7 @@ def trade_off(
     if radius is not None and not isinstance(radius, Tracer):
         validate.constant("radius", radius)
     clip_norm = check_options(blocks, distribution, clip_norm)
-    validate.gradients("retain_grads", retain_grads)
+    validate.gradients("retain_grads", retain_grads, some=True)
     validate.gradients("forget_grads", forget_grads)
     validate.same_structure("forget_grads", forget_grads, "retain_grads", retain_grads)
     settings = Settings(rules.hamu_q(), blocks, distribution, clip_norm)

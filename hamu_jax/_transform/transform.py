@@ -75,7 +75,8 @@ def combine(
     Source: docs/mathematics.md, section 7.
     """
     if not isinstance(rule, rules.Rule):  # pyright: ignore[reportUnnecessaryIsInstance]: `rules.gru` is a function
-        called = f": call it, rule={rule.__name__}()" if getattr(rules, getattr(rule, "__name__", ""), None) is rule else ""
+        name = getattr(rule, "__name__", "")
+        called = f": call it, rule={name}()" if name in rules.__all__ else ""
         raise TypeError(f"rule: got {validate.shown(rule)}, expected a Rule, as the functions of hamu_jax.rules return{called}")
     validate.number("improvement", improvement, many=rule.many)
     if radius is not None:
@@ -129,7 +130,7 @@ def combine(
 
 def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
     """Checks that a cosine is one: above 1 no step would be feasible."""
-    if callable(distribution) or callable(improvement) or isinstance(improvement, Tracer):
+    if not isinstance(distribution, str) or callable(improvement) or isinstance(improvement, Tracer):
         return
     is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
     if is_cosine and np.any(np.asarray(improvement) > 1):
@@ -379,4 +380,6 @@ def hardness(
         infeasible=infeasible,
         clip_norm=clip_norm,
     )
+    for name, grads in (("retain_grads", retain_grads), ("forget_grads", forget_grads)):
+        validate.gradients(name, grads, some=True)
     return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])

@@ -22,7 +22,7 @@ def random_labels(labels: Integer[np.ndarray, "*shape"], classes: int, *, seed: 
       Labels of the same shape.
 
     Raises:
-      ValueError: if there are fewer than two classes.
+      TypeError, ValueError: if there are fewer than two classes, or labels that are none of them.
 
     Example:
       >>> import numpy as np
@@ -32,6 +32,10 @@ def random_labels(labels: Integer[np.ndarray, "*shape"], classes: int, *, seed: 
     Source: SalUn, arXiv 2310.12508, equation 5 (`y' != y`).
     """
     validate.integer("classes", classes, at_least=2)
-    labels = np.asarray(labels)
+    labels = np.asarray(validate.real_array("labels", labels))
+    if not np.issubdtype(labels.dtype, np.integer) or np.any(labels >= classes):
+        got = f"dtype {labels.dtype}" if not np.issubdtype(labels.dtype, np.integer) else f"label {labels.max()}"
+        raise ValueError(f"labels: got {got}, expected integers from 0 to {classes - 1}, or -1 for padding")
+    seed = validate.integer("seed", seed, at_least=0)
     moved = (labels + np.random.default_rng(seed).integers(1, classes, labels.shape)) % classes
     return np.where(labels >= 0, moved, -1).astype(np.int32)

@@ -1,6 +1,6 @@
 """Meshes of devices, and where parameters lie on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +36,8 @@ def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, dev
     >>> print(dict(make_mesh(devices=jax.devices()[:1]).shape))
     {'data': 1, 'objective': 1, 'fsdp': 1}
     """
-    given = jax.devices() if devices is None else list(devices)
+    is_listed = isinstance(devices, Iterable)  # pyright: ignore[reportUnnecessaryIsInstance]: callers are not all typed
+    given: list[Any] = jax.devices() if devices is None else list(devices) if is_listed else []
     if not given or not all(hasattr(device, "platform") for device in given):
         raise ValueError(f"devices: got {validate.shown(devices)}, expected at least one device, or None for all of them")
     for name, size in (("data", data), ("objective", objective), ("fsdp", fsdp)):
