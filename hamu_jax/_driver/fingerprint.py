@@ -283,6 +283,9 @@ class _Walk:
 
         Of a library's function, whose code is the library's version, only the name, defaults and closure.
         """
+        if _only_checks(value):
+            self.wrapped(path, value, depth)
+            return
         code, own = value.__code__, not _is_library(value.__code__.co_filename)
         self.marks[path] = value.__qualname__
         written = _written(code)
@@ -405,6 +408,12 @@ def _library_directories() -> tuple[str, ...]:
 def _is_library(name: str) -> bool:
     """Whether a file belongs to an installed package rather than to the user."""
     return "site-packages" in name or "dist-packages" in name or name.startswith(_library_directories())
+
+
+def _only_checks(function: types.FunctionType) -> bool:
+    """Whether a function only checks the arguments of another: its names hold addresses or modules."""
+    name = function.__code__.co_filename
+    return hasattr(function, "__wrapped__") and (name.startswith("<@beartype") or f"{os.sep}jaxtyping{os.sep}" in name)
 
 
 def _is_readable_scalar(value: Any) -> bool:

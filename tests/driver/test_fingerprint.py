@@ -16,7 +16,9 @@ import numpy as np
 import optax
 import pytest
 import tiny_runs
+from beartype import beartype
 from flax import nnx
+from jaxtyping import Float, jaxtyped
 from tiny_runs import FORGET, RETAIN, assert_same, bits, examples, loss, numbers_of, run, start
 
 import hamu_jax
@@ -210,7 +212,13 @@ def teacher(value: float) -> Any:
     return hamu_jax.objectives.kl(loss, lambda batch: batch["x"] @ original["w"])
 
 
+@jaxtyped(typechecker=beartype)
+def checked(params: Any, batch: dict[str, Float[Any, "n ..."]]) -> Float[Any, " n"]:
+    return power(1.5)(params, batch)
+
+
 FUNCTIONS: dict[str, Callable[[], Any]] = {
+    "checked": lambda: checked,
     "function": lambda: loss,
     "closure": lambda: power(1.5),
     "jitted": lambda: jax.jit(power(1.5)),

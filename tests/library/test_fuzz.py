@@ -46,8 +46,9 @@ class Unprintable:
 
 HOSTILE: tuple[Any, ...] = (
     None, True, np.True_, "text", "", b"bytes", {}, {"a": 1}, [], [1.0, 2.0], (), (1, 2, 3), 1j, math.nan, -math.inf, math.inf,
-    -1, 0, 1, -1.5, 0.5, 2.5, 1e39, 10**400, np.int64(3), np.float32(0.5), np.array([1.0, 2.0]), np.array([["a"]]), np.zeros((0,)),
-    np.array(None), jnp.zeros((2, 3)), object(), Unprintable(), hamu_jax.Regime, ..., {1, 2}, range(3), rules.gru(),
+    -1, 0, 1, -1.5, 0.5, 2.5, 1e39, 10**400, np.int64(3), np.float32(0.5), np.array([1.0, 2.0]), np.array([["a"]]),
+    np.zeros((0,)), np.array(None), jnp.zeros((2, 3)), object(), Unprintable(), hamu_jax.Regime, ..., {1, 2}, range(3),
+    rules.gru(),
 )  # fmt: skip
 
 
