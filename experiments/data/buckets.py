@@ -66,7 +66,7 @@ def divide(data: Tokens, ends: Sequence[int]) -> tuple[Bucket, ...]:
 
 
 def by_bucket(function: Callable[[Tokens], Float[np.ndarray, " m"]], buckets: Sequence[Bucket]) -> Float[np.ndarray, " n"]:
-    """A number an example, computed bucket by bucket, in the order of the data that was divided.
+    """A number per example, computed bucket by bucket, in the order of the data that was divided.
 
     Args:
       function: of a bucket's arrays, such as `lambda data: metrics.values(metric, params, data)`. It must give a number for

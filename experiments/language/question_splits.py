@@ -85,7 +85,7 @@ def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
 
 
 def requests(asked: Questions, groups: int) -> tuple[Int[np.ndarray, " n"], int]:
-    """The number of each question's request, one a person if all are known, else so many; and how many there are."""
+    """The number of each question's request, one per person if all are known, else so many; and how many there are."""
     persons = list(dict.fromkeys(one.person for one in asked))
     if None in persons:
         return np.arange(len(asked), dtype=np.int32) % groups, groups

@@ -1,4 +1,4 @@
-"""The history of a run: one row a step, as JSON lines and as columns."""
+"""The history of a run: one row per step, as JSON lines and as columns."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ class History:
     taken, and, where it was due, the evaluation. The last row may hold an evaluation alone.
 
     Attributes:
-      rows: one dictionary a step; `step` is always there. Missing: not measured.
+      rows: one dictionary per step; `step` is always there. Missing: not measured.
     """
 
     rows: list[Row] = dataclasses.field(default_factory=list)

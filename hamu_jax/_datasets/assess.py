@@ -144,7 +144,7 @@ def assess(
     one microbatch, whatever the size of the sets.
 
     Args:
-      loss: `loss(params, batch) -> [batch]`, one loss an example.
+      loss: `loss(params, batch) -> [batch]`, one loss per example.
       params: the trained parameters.
       retain: the retain set, a pytree of arrays with a leading example axis.
       forget: the forget set, likewise.

@@ -63,7 +63,7 @@ def check_list(name: str, data: Any, batch_size: int) -> None:
 def _shuffled(size: int, batch_size: int, seed: tuple[int, int], start: int) -> Iterator[Int[np.ndarray, " batch"]]:
     """Row numbers of batches, in an order that is a function of the seed and the batch's number.
 
-    One numpy permutation an epoch: grain's index shuffle took 0.26 ms an index on a set of 100, 26 ms of host time a step.
+    One numpy permutation per epoch: grain's index shuffle took 0.26 ms per index on a set of 100, 26 ms of host time per step.
     """
     position, epoch, order = start * batch_size, -1, np.empty(0, int)
     while True:

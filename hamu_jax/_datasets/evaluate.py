@@ -128,7 +128,9 @@ def _means(
     """The means over one data set."""
     size = validate.batch(name, data)
     try:
-        parts = [_sums(tuple(functions.items()), params, part, real) for part, real in chunks(data, size, batch_size, mesh)]
+        parts = [
+            _weighted_sums(tuple(functions.items()), params, part, real) for part, real in chunks(data, size, batch_size, mesh)
+        ]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
@@ -137,7 +139,7 @@ def _means(
 
 
 @functools.partial(jax.jit, static_argnames="functions")
-def _sums(functions: tuple[tuple[str, Loss], ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
+def _weighted_sums(functions: tuple[tuple[str, Loss], ...], params: Any, batch: Any, real: Array) -> tuple[Array, ...]:
     """Weighted sums of every named function over the first `real` examples of a batch, and the sum of weights."""
     size = validate.batch("batch", batch)
     mask = (jnp.arange(size) < real).astype(jnp.float32)

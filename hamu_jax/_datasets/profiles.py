@@ -22,7 +22,7 @@ def mean_and_grad(
     """The mean loss over a data set and its gradient. The host loops: convolutions are slow inside XLA's loops on a CPU."""
     total: Any = None
     for part, real in chunks(data, validate.batch(name, data), microbatch_size, mesh):
-        sums = _sums(loss, params, part, real, name)
+        sums = _loss_and_gradient_sums(loss, params, part, real, name)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     value, weight, grads = total
     scale = ratio(jnp.ones_like(weight), weight)
@@ -32,7 +32,7 @@ def mean_and_grad(
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "name"))
-def _sums(loss: Loss, params: Tree, part: Any, real: Array, name: str) -> tuple[Array, Array, Tree]:
+def _loss_and_gradient_sums(loss: Loss, params: Tree, part: Any, real: Array, name: str) -> tuple[Array, Array, Tree]:
     """The weighted sum of losses over the first `real` examples, the sum of weights, and the sum's gradient."""
     size = validate.batch("data", part)
     weights = example_weights(loss, part, size, jnp.arange(size) < real)
@@ -53,7 +53,7 @@ def profile(
     *direction: Tree,
     mesh: Mesh | None = None,
 ) -> Float[np.ndarray, " examples"]:
-    """A number an example over a data set, NaN for padding."""
+    """A number per example over a data set, NaN for padding."""
     values: list[np.ndarray] = []
     for part, real in chunks(data, validate.batch("data", data), microbatch_size, mesh):
         values.append(np.asarray(_numbers(function, loss, params, part, *direction, mesh=mesh))[:real])
@@ -62,7 +62,7 @@ def profile(
 
 @functools.partial(jax.jit, static_argnames=("function", "loss", "mesh"))
 def _numbers(function: Any, loss: Loss, params: Tree, part: Any, *direction: Tree, mesh: Mesh | None) -> Array:
-    """A number an example, NaN for padding, where every process may read it."""
+    """A number per example, NaN for padding, where every process may read it."""
     with device_axes.within(mesh):
         numbers = function(loss, params, part, *direction)
     numbers = jnp.where(example_weights(loss, part, numbers.shape[0], None) != 0, numbers, jnp.nan)

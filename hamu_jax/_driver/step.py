@@ -73,7 +73,7 @@ class Proposal(NamedTuple):
     """A step that is not taken yet.
 
     Attributes:
-      values: the retain loss, and the forget losses `[m]`, one a request, or one.
+      values: the retain loss, and the forget losses `[m]`, one per request, or one.
       grads: their gradients.
       present: `[m]`, which requests have an example in the batch.
       updates: the optimizer's.
@@ -183,7 +183,7 @@ def _advance(
     values, grads, present, updates, state = _propose(parts, carry, retain, forget)
     before = values.forget
     values = Paired(values.retain, _mean(before, present))
-    row = _row(values, state)
+    row = _row(values, state, many=parts.groups is not None)
     params = optax.apply_updates(carry.params, updates)
     length = jnp.sqrt(_inner(updates, updates))
     trust, settled, hardness = carry.trust, jnp.bool_(False), get_hardness(state)
@@ -224,7 +224,7 @@ def _sound(parts: _Parts, params: Any, retain: Any, forget: Any) -> Bool[Array, 
 
 
 def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"]:
-    """The mean forget loss of a batch: one a request, or one."""
+    """The mean forget loss of a batch: one per request, or one."""
     if parts.groups is not None:
         return group_means(parts.losses[1], params, forget, parts.groups)
     return mean_loss(parts.losses[1], params, forget, "forget")[None]
@@ -283,7 +283,7 @@ def _inner(left: Tree, right: Tree) -> Float[Array, ""]:
 
 
 def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float[Array, " m"]:
-    """First-order changes of the forget losses, one a request (`many`), or one."""
+    """First-order changes of the forget losses, one per request (`many`), or one."""
     if isinstance(grads, ImplicitStack):
         return stack_changes(grads, updates)
     if not many:
@@ -306,38 +306,16 @@ def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], pres
     return row | {"least_promised": least[0], "least_measured": least[1]}
 
 
-def _row(values: Paired[Array], state: Any) -> dict[str, Array]:
-    """A history row's scalars."""
+def _row(values: Paired[Array], state: Any, *, many: bool) -> dict[str, Array]:
+    """A history row's scalars: both losses, what was measured of the whole model, the share of blocks in each regime."""
     hardness = get_hardness(state)
+    whole = {name.removeprefix("total_"): value for name, value in hardness._asdict().items() if value.ndim == 0}
     regimes = {
         regime.name.lower(): jnp.mean(hardness.regime == regime)
         for regime in (Regime.DIRECT, Regime.RECTIFIED, Regime.COLLINEAR, Regime.INFEASIBLE)
     }
-    return {
-        "retain_loss": values.retain,
-        "forget_loss": values.forget,
-        "kappa": hardness.total_kappa,
-        "kappa_1": hardness.total_kappa_1,
-        "kappa_2": hardness.total_kappa_2,
-        "retain_norm": hardness.total_retain_norm,
-        "forget_norm": hardness.total_forget_norm,
-        "cosine": hardness.total_cosine,
-        "angle": hardness.total_angle,
-        "improvement": hardness.total_improvement,
-        "retain_change": hardness.total_retain_change,
-        "forget_change": hardness.total_forget_change,
-        "unavoidable": hardness.unavoidable,
-        "stopping_quantity": hardness.stopping_quantity,
-        "stopping_criterion": hardness.stopping_criterion,
-        **regimes,
-        **_requests_row(state),
-    }
-
-
-def _requests_row(state: Any) -> dict[str, Array]:
-    """What is said of many requests, if there are."""
-    try:
-        requests = get_requests(state)
-    except ValueError:
-        return {}
-    return {"fraction": jnp.min(requests.fraction), "kkt": jnp.max(requests.kkt)}
+    row = {"retain_loss": values.retain, "forget_loss": values.forget, **whole, **regimes}
+    if not many:
+        return row
+    requests = get_requests(state)
+    return row | {"fraction": jnp.min(requests.fraction), "kkt": jnp.max(requests.kkt)}

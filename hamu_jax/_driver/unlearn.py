@@ -40,7 +40,7 @@ class Unlearned:
     Attributes:
       params: the parameters after `steps` updates; the last good ones if something was not finite. With `keep` the best.
       state: the optimizer's state after the last update that was made; after "nonfinite", after the one that was taken back.
-      history: a row a step.
+      history: a row per step.
       steps: how many updates were made.
       status: why it ended. "ineffective": all steps were taken, but no parameter changed, or the forget loss never had a
         gradient.
@@ -86,7 +86,7 @@ def unlearn(
     update is applied, so that being ahead changes nothing.
 
     Args:
-      loss: `loss(params, batch) -> [batch]`, one loss an example; `hamu_jax.objectives` has some.
+      loss: `loss(params, batch) -> [batch]`, one loss per example; `hamu_jax.objectives` has some.
       params: the trained parameters, a pytree of floating-point arrays. They are copied, not consumed.
       retain: the retain set: a pytree of arrays (a mapping, tuple or array) with a leading example axis, shuffled anew each
         epoch; or any other iterable of batches (a list, a data loader), repeated when it ends.

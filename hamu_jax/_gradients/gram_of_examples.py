@@ -89,7 +89,7 @@ def each_grad(loss: Loss, params: Tree, batch: Batch) -> Tree:
 def weighted_each_grad(
     loss: Loss, params: Tree, examples: Examples, coefficients: Float[Array, "blocks m"], partition: Partition
 ) -> Tree:
-    """The sum of the objectives' gradients with a coefficient a block, in float32 or wider."""
+    """The sum of the objectives' gradients with a coefficient per block, in float32 or wider."""
     used = examples.shares != 0
 
     def wide(g: Array) -> Array:

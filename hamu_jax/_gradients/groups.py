@@ -1,4 +1,4 @@
-"""Groups of forget examples, one a request: their mean losses and gradients."""
+"""Groups of forget examples, one per request: their mean losses and gradients."""
 
 import dataclasses
 from collections.abc import Callable, Hashable
@@ -27,14 +27,14 @@ from hamu_jax._kernel.inner_products import Tree, accumulation_dtype, ratio
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """How the examples of a batch fall into groups, one a request.
+    """How the examples of a batch fall into groups, one per request.
 
     Attributes:
       of: `of(batch) -> [batch]`, the number of each example's group, from 0; an example with another number is in none.
       count: how many groups there are.
       implicit: whether the groups' gradients are never held at once: `paired_value_and_grad` then gives an `ImplicitStack` in
         the place of `[count, ...]`. Memory is that of two microbatches of gradients, so give a `microbatch_size`; with `p`
-        microbatches a step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
+        microbatches per step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
         rounding. The loss must be hashable, as functions are. On one device only.
 
     Raises:
@@ -66,7 +66,7 @@ class Groups:
           weights: `[batch]`. None: every example counts.
 
         Raises:
-          TypeError, ValueError: if `of` does not give a whole number an example.
+          TypeError, ValueError: if `of` does not give a whole number per example.
 
         >>> Groups(lambda batch: batch, count=3).present(jnp.array([0, 2, 2, -1])).tolist()
         [True, False, True]
@@ -122,7 +122,9 @@ def implicit(loss: Loss, batch: Batch, groups: Groups, given: Any, *, microbatch
     member, shares = _membership(loss, batch, groups, given)
 
     def some(params: Tree, examples: Any, shares: Array) -> Array:
-        return _sums(per_example(loss, params, examples[0], shares.shape[0], "batch"), examples[1], shares, groups.count)
+        return _sums_of_groups(
+            per_example(loss, params, examples[0], shares.shape[0], "batch"), examples[1], shares, groups.count
+        )
 
     def whole(params: Tree) -> tuple[Array, ImplicitStack]:
         values = microbatched(some, microbatch_size)(params, (batch, member), shares)
@@ -134,10 +136,10 @@ def implicit(loss: Loss, batch: Batch, groups: Groups, given: Any, *, microbatch
 def group_means(loss: Loss, params: Tree, batch: Batch, groups: Groups) -> Float[Array, " m"]:
     """The mean loss of each group; 0 for a group without examples."""
     member, shares = _membership(loss, batch, groups, None)
-    return _sums(per_example(loss, params, batch, shares.shape[0], "batch"), member, shares, groups.count)
+    return _sums_of_groups(per_example(loss, params, batch, shares.shape[0], "batch"), member, shares, groups.count)
 
 
-def _sums(values: Float[Array, " batch"], member: Array, shares: Array, count: int) -> Float[Array, " m"]:
+def _sums_of_groups(values: Float[Array, " batch"], member: Array, shares: Array, count: int) -> Float[Array, " m"]:
     """Shares of values summed by group, in float32 or wider, where a share of 0 also silences a NaN."""
     wide = values.astype(accumulation_dtype(values))
     return jax.ops.segment_sum(jnp.where(shares != 0, shares.astype(wide.dtype) * wide, 0.0), member, count)

@@ -50,12 +50,12 @@ def paired_value_and_grad(
     Gradient accumulation lives here, because optax wrappers such as `optax.MultiSteps` do not see `forget_grads`.
 
     Args:
-      loss: `loss(params, batch) -> [batch]`, one loss an example. If it has a method `weights(batch) -> [batch]`, as the
+      loss: `loss(params, batch) -> [batch]`, one loss per example. If it has a method `weights(batch) -> [batch]`, as the
         losses of `hamu_jax.objectives` have, these weights enter the mean: 0 leaves a padding example out.
       forget_loss: the loss of the forget batch if it is another one.
       microbatch_size: examples that are differentiated at once, for less memory; the result is the same up to rounding,
         summed in float32 or wider. A last microbatch that is not full is padded with examples of weight 0. None: all.
-      forget_groups: the requests that the forget examples belong to: the forget loss is then `[m]`, one mean a group, and
+      forget_groups: the requests that the forget examples belong to: the forget loss is then `[m]`, one mean per group, and
         its gradient `[m, ...]` (or an `ImplicitStack` for it, see `Groups`), for `transform(..., forget_axis=0)`.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis (or axes) over which the batches are split: losses and
         gradients are those of the whole batch, every example counting alike wherever it is, and the same on all devices.

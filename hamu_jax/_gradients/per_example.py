@@ -24,7 +24,7 @@ _EACH = optax.microbatching.AccumulationType.CONCAT
 def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Tree:
     """The gradient of every example's loss: `vmap(grad)`, a microbatch at a time.
 
-    The result holds one gradient an example; beside it, there is one microbatch of temporaries and a rearranged copy of the
+    The result holds one gradient per example; beside it, there is one microbatch of temporaries and a rearranged copy of the
     batch. For inner products alone use `gram` or `directional`, which never hold all gradients.
 
     Args:
@@ -148,10 +148,10 @@ def gram(
     blocks: Blocks = "global",
     microbatch_size: int | None = None,
 ) -> Float[Array, "blocks m m"]:
-    """Inner products of the gradients of many objectives, one an example or one a group of examples.
+    """Inner products of the gradients of many objectives, one per example or one per group of examples.
 
     Without groups, gradients of two microbatches are held at a time: with `p = ceil(m / microbatch_size)` of them all pairs
-    are visited, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient a group is
+    are visited, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient per group is
     held, and each example is differentiated once.
 
     Args:

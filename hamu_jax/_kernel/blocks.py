@@ -35,7 +35,7 @@ Blocks: TypeAlias = Literal["leaf", "global"] | Callable[[KeyPath], Hashable | S
 class Partition:
     """How the leaves of a pytree fall into blocks; static, hashable, made from shapes alone.
 
-    A leaf fills one slot, or `n` slots when its leading axis counts blocks. Reductions give one number a slot, and
+    A leaf fills one slot, or `n` slots when its leading axis counts blocks. Reductions give one number per slot, and
     slots are summed into blocks; and over the devices of `shard_axis`, if each holds a part of every leaf.
     """
 
@@ -45,7 +45,7 @@ class Partition:
     shard_axis: device_axes.AxisName | None = None
 
     def sum(self, leaves: Sequence[Float[Array, "..."]]) -> Float[Array, "blocks ..."]:
-        """Sums per-leaf numbers, `[...]` or `[n, ...]` where stacked, into one a block."""
+        """Sums per-leaf numbers, `[...]` or `[n, ...]` where stacked, into one per block."""
         shares = device_axes.total_of_shards(list(leaves), self.shard_axis)
         values = jnp.concatenate([x if stacked else x[None] for x, stacked in zip(shares, self.stacked, strict=True)])
         block_of_slot = np.array([block for slot in self.slots for block in slot], int)
@@ -104,7 +104,7 @@ def block_labels(params: optax.Params, blocks: Blocks = "leaf") -> tuple[str, ..
       blocks: as in `hamu_jax.transform`.
 
     Returns:
-      One name a block.
+      One name per block.
 
     Raises:
       ValueError: for an unknown `blocks` or labels that do not fit the leaves.

@@ -44,12 +44,12 @@ def shares(
     A negative share of a function becomes NaN.
 
     Raises:
-      ValueError: for an unknown name, or a function whose result does not have one number a block.
+      ValueError: for an unknown name, or a function whose result does not have one number per block.
     """
     if callable(distribution):
         given = validate.real_array("distribution (its result)", distribution(retain_square, forget_square, kappa))
         if given.shape != kappa.shape:
-            raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share a block, {kappa.shape}")
+            raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share per block, {kappa.shape}")
         number = jnp.asarray(given, kappa.dtype)
         return jnp.where(number >= 0, number, jnp.nan)
     if distribution == "uniform":

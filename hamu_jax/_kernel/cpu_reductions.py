@@ -17,10 +17,10 @@ LANES = (4, 2)  # sums at a time, as many as the rows' length allows; with 8 the
 def sums_of_leaf(
     of: Callable[..., tuple[Array, ...]], xs: Sequence[Array], cs: Sequence[Array], *, stacked: bool
 ) -> list[Array]:
-    """Sums over a leaf, one a slot: first over rows, all of them by one reduction, then over what is left.
+    """Sums over a leaf, one per slot: first over rows, all of them by one reduction, then over what is left.
 
     Of several reductions XLA's CPU compiler makes as many passes, and keeps what they share in memory: an update of 135
-    million float32 parameters took 0.45 s and 538 MB on two cores, and took 0.23 s and 5 MB with one reduction a leaf.
+    million float32 parameters took 0.45 s and 538 MB on two cores, and took 0.23 s and 5 MB with one reduction per leaf.
     """
     own = 1 if stacked else 0
     lanes = list(zip(*(_lanes(x, own) for x in xs), strict=True))

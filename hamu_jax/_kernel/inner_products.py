@@ -1,8 +1,8 @@
 """Inner products of gradient pytrees, per block, and the combination that they decide.
 
 Three passes over the gradients make a whole unlearning step: `gram` (inner products), `residual` (the part of one
-gradient orthogonal to the other, measured rather than derived) and `combine`. Each is to read a tensor once, with nothing of
-the size of the parameters kept between them: `cpu_reductions` sees to it where the compiler does not.
+gradient orthogonal to the other, measured rather than derived) and `combine_rows`. Each reads a tensor
+once, and nothing of the size of the parameters is kept between them: `cpu_reductions` sees to it where the compiler does not.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def gram(rows: Sequence[Tree], partition: Partition) -> Float[Array, "blocks m m
 
 
 def cross_gram(left: Tree, right: Tree, partition: Partition) -> Float[Array, "blocks k l"]:
-    """Inner products of two stacks of rows, `[k, ...]` and `[l, ...]`, per block of one row: matrix products a leaf."""
+    """Inner products of two stacks of rows, `[k, ...]` and `[l, ...]`, per block of one row: matrix products per leaf."""
     dtype = accumulation_dtype(left)
     products = []
     for x, y, stacked in zip(_wide_leaves(left, dtype), _wide_leaves(right, dtype), partition.stacked, strict=True):
@@ -108,7 +108,7 @@ def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], par
     return Residual(first, second, jnp.where(norm > noise, norm, 0.0))
 
 
-def combine(
+def combine_rows(
     rows: Sequence[Tree],
     coefficients: Float[Array, "blocks m"],
     partition: Partition,
@@ -121,7 +121,7 @@ def combine(
 
     Args:
       rows: the gradients.
-      coefficients: one a block and row.
+      coefficients: one per block and row.
       partition: the blocks.
       orthogonal: the coefficient of the residual of row 0 against row 1, per block, and that residual. It is formed
         element by element from both rows; folded into `coefficients` it would cancel catastrophically at small angles.
@@ -211,7 +211,7 @@ def _totals(
       of: what is summed, several functions of numbers: one of each tree, and the block's `values`.
       trees: of one structure.
       partition: the blocks.
-      *values: one a block.
+      *values: one per block.
     """
     dtype = accumulation_dtype(*trees)
     leaves = [_wide_leaves(tree, dtype) for tree in trees]

@@ -53,7 +53,7 @@ def step_requests(
     """The update (to be subtracted), the hardness of the mean request, and what each request was promised.
 
     Args:
-      retain: the retain gradient; with `protected`, `[k, ...]`, one a group: their mean is the objective, and no group's
+      retain: the retain gradient; with `protected`, `[k, ...]`, one per group: their mean is the objective, and no group's
         loss may rise to first order.
       forget: `[m, ...]`, the gradients of the forget losses, or what stands for them.
       improvement: the required improvement of each.

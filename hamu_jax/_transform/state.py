@@ -9,9 +9,12 @@ from jaxtyping import Array, Float, Int
 
 from hamu_jax._base import validate
 from hamu_jax._kernel.blocks import Blocks, partition
-from hamu_jax._kernel.hardness import Hardness
+from hamu_jax._kernel.budget import Budget
+from hamu_jax._kernel.hardness import Geometry, Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.requests import Requests
+from hamu_jax._transform.step import describe
+from hamu_jax.rules import hamu_q
 
 Number: TypeAlias = float | Float[Array, "..."] | optax.Schedule
 
@@ -89,12 +92,10 @@ def _is_placeholder(params: Any) -> bool:
 
 def empty_hardness(params: Tree, blocks: Blocks) -> Hardness:
     """Zeros in the shapes and dtypes that `update` will fill."""
-    like = jax.ShapeDtypeStruct((count_blocks(params, blocks),), accumulation_dtype(params))
-    kinds = {"regime": jnp.int32, "feasible": bool, "finite": bool, "unavoidable": bool, "stopping_criterion": bool}
-    scalars = ("total_", "unavoidable", "stopping_")
-    return Hardness(
-        **{
-            name: jnp.zeros(() if name.startswith(scalars) else like.shape, kinds.get(name, like.dtype))
-            for name in Hardness._fields
-        }
-    )
+
+    def measured(x: Float[Array, " blocks"]) -> Hardness:
+        regime, change = jnp.zeros(x.shape, jnp.int32), jnp.stack([x, x], axis=1)
+        return describe(Geometry(x, x, x, x), Budget(x, x), regime=regime, change=change, finite=jnp.isfinite(x), rule=hamu_q())
+
+    numbers = jax.ShapeDtypeStruct((count_blocks(params, blocks),), accumulation_dtype(params))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(measured, numbers))

@@ -11,7 +11,7 @@ from hamu_jax._base.device_axes import AxisName
 from hamu_jax._kernel.blocks import Blocks, Partition, partition
 from hamu_jax._kernel.budget import Budget, Distribution, shares
 from hamu_jax._kernel.hardness import Geometry, Hardness, Regime, whole
-from hamu_jax._kernel.inner_products import Residual, Tree, combine, gram, ratio, residual
+from hamu_jax._kernel.inner_products import Residual, Tree, combine_rows, gram, ratio, residual
 from hamu_jax._kernel.packing import Packing, packing
 from hamu_jax._transform.level import Remaining
 from hamu_jax.rules import Combination, Problem, Rule
@@ -180,7 +180,7 @@ def step(
 
 def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
     """One more pass: the combination of the gradients, or zero, in the retain gradient's dtypes."""
-    return combine(
+    return combine_rows(
         rows.grads,
         combination.rows * measured.scale[None, :],
         blocks,

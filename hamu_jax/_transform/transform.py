@@ -178,7 +178,7 @@ def transform(
         maximise <g_f, d>   subject to   <g_r, d> <= -q,  |d| <= r          (variant "u")
 
     and the update is `-d`. A learning rate scales the step and the promise alike: `optax.sgd(eta)` raises the forget
-    loss by `eta q` to first order, with a step of at most `eta r` a block. Weight decay, momentum or Adam after the
+    loss by `eta q` to first order, with a step of at most `eta r` per block. Weight decay, momentum or Adam after the
     transform changes the step and so voids the promise.
 
     Guarantees, to first order: with `blocks="global"` exactly the above; with several blocks each keeps its own
@@ -191,7 +191,7 @@ def transform(
       variant: `"q"` promises the forget improvement, `"u"` the retain improvement.
       radius: the longest step a block may take, per unit of learning rate; a number or an optax schedule. None is the
         paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
-      blocks: `"leaf"` solves one problem a tensor, `"global"` one for the model; or a function from a key path
+      blocks: `"leaf"` solves one problem per tensor, `"global"` one for the model; or a function from a key path
         (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
       distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"`, `"cosine"` or a
         function of the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md,

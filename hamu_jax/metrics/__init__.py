@@ -1,6 +1,6 @@
 """Metrics: what a model still knows, of single examples and of whole sets.
 
-Numbers about predictions, one an example, for `evaluate` and `Evaluation(metrics=...)`: `accuracy`, `entropy`, `probability`,
+Numbers about predictions, one per example, for `evaluate` and `Evaluation(metrics=...)`: `accuracy`, `entropy`, `probability`,
 `min_k`, `min_k_plus_plus`, `extraction_strength`, and beside another model `kl_divergence`, `agreement`.
 
 Functions of arrays of numbers on the host: `auc` and `membership_auc` (of what `values` collects), and TOFU's

@@ -1,4 +1,4 @@
-"""Numbers about a model's predictions, one an example: `metric(params, batch) -> [batch]`."""
+"""Numbers about a model's predictions, one per example: `metric(params, batch) -> [batch]`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Apply = Callable[[Any, Any], Float[Array, "*labels classes"]]
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number an example, for `evaluate`, `Evaluation` and `values`. Made by the functions of `hamu_jax.metrics`.
+    """A number per example, for `evaluate`, `Evaluation` and `values`. Made by the functions of `hamu_jax.metrics`.
 
     Two metrics made alike are equal, so that jit does not compile again.
 
@@ -25,7 +25,7 @@ class Metric:
       apply: `apply(params, batch) -> logits`, `[batch, classes]` or `[batch, time, vocabulary]`.
       label: where the batch holds its labels, `[batch]` or `[batch, time]`: a key or an index. -1 marks padding.
       score: `score(logits, labels) -> labels' shape`, or `score(logits, labels, reference_logits)` with a reference.
-      pool: from these and which of them are real to one number an example.
+      pool: from these and which of them are real to one number per example.
       reference: where the batch holds another model's logits, or a function `reference(batch) -> logits`.
     """
 
@@ -36,7 +36,7 @@ class Metric:
     reference: Any = None
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """One number an example, 0 where all its labels are padding."""
+        """One number per example, 0 where all its labels are padding."""
         labels = self._labels(batch)
         logits = [_checked("apply", self.apply(params, batch), labels)]
         if self.reference is not None:
@@ -187,7 +187,7 @@ def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
 
 
 def _checked(name: str, logits: Array, labels: Int[Array, "*labels"]) -> Float[Array, "*labels classes"]:
-    """Logits in float32 or wider, one vector a label."""
+    """Logits in float32 or wider, one vector per label."""
     if jnp.shape(logits)[:-1] != labels.shape or jnp.ndim(logits) == 0:
         raise ValueError(f"{name}: got logits of shape {jnp.shape(logits)}, expected {labels.shape} as the labels, and classes")
     return jnp.asarray(logits).astype(accumulation_dtype(logits))

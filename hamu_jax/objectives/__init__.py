@@ -1,4 +1,4 @@
-"""Objectives: losses `loss(params, batch) -> [batch]`, one number an example, that know which examples are padding.
+"""Objectives: losses `loss(params, batch) -> [batch]`, one number per example, that know which examples are padding.
 
 A retain loss must fall and a FORGET LOSS MUST RISE. A method whose forget loss must fall goes through `lowered`:
 

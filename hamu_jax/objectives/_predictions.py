@@ -1,4 +1,4 @@
-"""Losses of a model's predictions: one an example, or one a token, where a negative label is not counted."""
+"""Losses of a model's predictions: one per example, or one per token, where a negative label is not counted."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,13 +31,13 @@ class Predictions:
     label: Any = "label"
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """One loss an example, the mean over its counted predictions; 0 if it has none."""
+        """One loss per example, the mean over its counted predictions; 0 if it has none."""
         counted = self.counted(batch)
         losses = jnp.where(counted, self.each(params, batch), 0.0)
         return ratio(_over_time(losses), _over_time(counted.astype(losses.dtype)))
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
-        """One loss a prediction; finite, but without meaning, where it does not count."""
+        """One loss per prediction; finite, but without meaning, where it does not count."""
         raise NotImplementedError
 
     def counted(self, batch: Any) -> Bool[Array, " batch *time"]:
@@ -83,7 +83,7 @@ class CrossEntropy(Predictions):
     """See `cross_entropy`."""
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
-        """One cross-entropy a prediction."""
+        """One cross-entropy per prediction."""
         labels = jnp.maximum(batch[self.label], 0)
         return optax.losses.softmax_cross_entropy_with_integer_labels(self.logits(params, batch), labels)
 
@@ -111,7 +111,7 @@ class CausalCrossEntropy(CrossEntropy):
     per: Per = "token"
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """One cross-entropy a sequence, the mean or the sum over its counted tokens."""
+        """One cross-entropy per sequence, the mean or the sum over its counted tokens."""
         if self.per == "token":
             return super().__call__(params, batch)
         return _over_time(jnp.where(self.counted(batch), self.each(params, batch), 0.0))
@@ -129,7 +129,7 @@ class Divergence(Predictions):
     teacher: Teacher = dataclasses.field(kw_only=True)
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
-        """One divergence a prediction."""
+        """One divergence per prediction."""
         logits, target = self.logits(params, batch), self.masked(self.teacher(batch), batch, "teacher")
         if target.shape != logits.shape:
             raise ValueError(f"teacher: got logits of shape {target.shape}, expected {logits.shape} as apply returns")
@@ -198,7 +198,7 @@ def kl(apply: Apply, teacher: Teacher, *, label: Any = "label") -> Divergence:
     with the token-weighted batch mean of `causal_cross_entropy`. It is at least 0 up to rounding, and 0 with gradient 0 where
     the models agree. The paper's code counts the prompt's tokens too: give labels that mark them as counted for that.
 
-    The fixed model costs one more forward pass a step. A `teacher` that closes over parameters is baked into the compiled
+    The fixed model costs one more forward pass per step. A `teacher` that closes over parameters is baked into the compiled
     program as constants: measured with 32 million float32 parameters on a CPU (jax 0.10, with either setting of
     `jax_use_simplified_jaxpr_constants`), the first call took 3.1 s instead of 0.2 s and two more copies of them in memory,
     while a step took no longer. For a big model evaluate it once and store its logits in the data,

@@ -16,10 +16,10 @@ Reference: TypeAlias = Callable[[Any], Float[Array, " batch"]]
 
 
 def _referred(name: str, reference: Reference, batch: Any, losses: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """What a reference returns, checked to be one number an example."""
+    """What a reference returns, checked to be one number per example."""
     values = reference(batch)
     if values.shape != losses.shape:
-        raise ValueError(f"{name}: got shape {values.shape}, expected {losses.shape}: one loss an example")
+        raise ValueError(f"{name}: got shape {values.shape}, expected {losses.shape}: one loss per example")
     return values
 
 
@@ -30,7 +30,7 @@ class Preference:
     loss: Loss
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """One loss an example, 0 for padding."""
+        """One loss per example, 0 for padding."""
         counted = self.weights(batch) > 0
         values = self.of(jnp.where(counted, self.margin(params, batch), 0.0))
         return jnp.where(counted, values, 0.0)
@@ -124,7 +124,7 @@ def npo(loss: Loss, reference: Reference, *, beta: float = 0.1) -> NPO:
     Args:
       loss: minus the log-probability of each answer: `cross_entropy`, or `causal_cross_entropy(..., per="sequence")`.
       reference: `reference(batch) -> [batch]`, the same loss of the original model: `lambda batch: loss(original, batch)`,
-        or, for a big model, computed once and stored in the data (see `kl`): one number an example.
+        or, for a big model, computed once and stored in the data (see `kl`): one number per example.
       beta: inverse temperature, above 0.
 
     Returns:

@@ -16,7 +16,7 @@ class Uniform(Predictions):
     """See `uniform`."""
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
-        """One cross-entropy a prediction."""
+        """One cross-entropy per prediction."""
         logits = self.logits(params, batch)
         return optax.losses.softmax_cross_entropy(logits, jnp.full_like(logits, 1.0 / logits.shape[-1]))
 
@@ -26,7 +26,7 @@ class Entropy(Predictions):
     """See `entropy`."""
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
-        """One entropy a prediction."""
+        """One entropy per prediction."""
         logits = self.logits(params, batch)
         return optax.losses.softmax_cross_entropy(logits, jax.nn.softmax(logits))
 

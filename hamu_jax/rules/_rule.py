@@ -37,7 +37,7 @@ class Combination(NamedTuple):
     """A rule's answer: the update is `sum_i rows[i] row_i + residual p`, and `optax.sgd` subtracts it.
 
     Attributes:
-      rows: `[m]`, one coefficient a row.
+      rows: `[m]`, one coefficient per row.
       residual: coefficient of `p`, the part of row 0 orthogonal to row 1.
       regime: a `hamu_jax.Regime`.
       solution: of a rule for many requests: the common fraction `t` that is met, the multipliers `[m - 1]`, and the KKT

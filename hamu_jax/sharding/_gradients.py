@@ -8,10 +8,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from hamu_jax._base import device_axes, validate
+from hamu_jax._gradients import paired as paired_gradients
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Batch, Loss, checked_weights
 from hamu_jax._gradients.paired import Paired, PairedGradient, paired_partials
-from hamu_jax._gradients.paired import paired_value_and_grad as on_one_device
 from hamu_jax._kernel.inner_products import Tree
 from hamu_jax.sharding._mesh import AXES, BATCH_AXES, FSDP, OBJECTIVE, check_mesh
 
@@ -54,7 +54,11 @@ def paired_value_and_grad(
         "microbatch_size": microbatch_size,
         "forget_groups": forget_groups,
     }
-    paired = on_one_device(loss, **options) if mesh.shape[OBJECTIVE] == 1 else _by_halves(loss, mesh, shardings, options)
+    paired = (
+        paired_gradients.paired_value_and_grad(loss, **options)
+        if mesh.shape[OBJECTIVE] == 1
+        else _by_halves(loss, mesh, shardings, options)
+    )
     stacked = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
     places = Paired(shardings, shardings if forget_groups is None else stacked)
 

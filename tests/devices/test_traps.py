@@ -23,7 +23,7 @@ def linear(w: Any, batch: Any) -> Any:
 
 
 def inputs(seed: int) -> jax.Array:
-    """Two examples a device."""
+    """Two examples per device."""
     return jax.random.normal(jax.random.key(seed), (16, 3))
 
 

@@ -118,7 +118,7 @@ def test_an_example_that_is_left_out_may_be_nan(microbatch_size: int | None) -> 
 
 
 def test_half_precision_is_summed_in_float32() -> None:
-    """A hundred bfloat16 losses a group: their sum in bfloat16 would be off by percents."""
+    """A hundred bfloat16 losses per group: their sum in bfloat16 would be off by percents."""
     numbers = np.arange(300) % 3
     batch = {"x": np.random.default_rng(3).normal(1, 0.1, (300, 2)).astype(jnp.bfloat16), "group": numbers}
     params = jnp.ones(2, jnp.bfloat16)

@@ -176,5 +176,5 @@ def test_bad_batches(batch: Any, message: str, jit: bool) -> None:
     "wrong", [lambda p, b: jnp.mean(loss(p, b)), lambda p, b: loss(p, b)[:, None]], ids=["mean", "extra axis"]
 )
 def test_a_loss_of_the_wrong_shape(wrong: Any, microbatch_size: int | None) -> None:
-    with pytest.raises(ValueError, match=r"loss: got a result of shape .* for retain_batch of .* one loss an example"):
+    with pytest.raises(ValueError, match=r"loss: got a result of shape .* for retain_batch of .* one loss per example"):
         paired_value_and_grad(wrong, microbatch_size=microbatch_size)(PARAMS, RETAIN, FORGET)

@@ -280,7 +280,7 @@ class TestBadInput:
     @pytest.mark.parametrize("size", [None, 4])
     def test_loss(self, name: str, size: int | None) -> None:
         _, params, batch, _ = problem("mlp")
-        with pytest.raises(ValueError, match=r"loss: got a result of shape \(\) for .* one loss an example"):
+        with pytest.raises(ValueError, match=r"loss: got a result of shape \(\) for .* one loss per example"):
             FUNCTIONS[name](lambda p, b: jnp.mean(mlp(p, b)), params, batch, size)
 
 

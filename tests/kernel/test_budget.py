@@ -51,7 +51,7 @@ def test_a_function() -> None:
 
 
 def test_a_function_of_the_wrong_shape() -> None:
-    with pytest.raises(ValueError, match=r"distribution: got an array of shape \(2,\), expected one share a block, \(3,\)"):
+    with pytest.raises(ValueError, match=r"distribution: got an array of shape \(2,\), expected one share per block, \(3,\)"):
         of(lambda rr, _ff, _kappa: rr[:2])
 
 

@@ -10,7 +10,7 @@ from two_gradient_problems import tree_of
 
 from hamu_jax import Stacked
 from hamu_jax._kernel.blocks import Partition, partition
-from hamu_jax._kernel.inner_products import accumulation_dtype, combine, gram, ratio, residual, rounding
+from hamu_jax._kernel.inner_products import accumulation_dtype, combine_rows, gram, ratio, residual, rounding
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": (2, 3), "d": ()}
 LABELS = {
@@ -112,7 +112,7 @@ def test_combine(kind: str) -> None:
     weights = np.random.default_rng(9).normal(size=(len(blocks.labels), 3))
     scale = np.random.default_rng(8).normal(size=len(blocks.labels))
     parts = residual(rows[0], rows[1], gram(rows[:2], blocks), blocks)
-    got = vectors(combine(rows, jnp.asarray(weights), blocks, orthogonal=(jnp.asarray(scale), parts)), kind)
+    got = vectors(combine_rows(rows, jnp.asarray(weights), blocks, orthogonal=(jnp.asarray(scale), parts)), kind)
     for i, (x, y, z) in enumerate(zip(*(vectors(row, kind) for row in rows), strict=True)):
         expected = weights[i] @ np.stack([x, y, z]) + scale[i] * (x - (x @ y) / (y @ y) * y)
         np.testing.assert_allclose(got[i], expected, rtol=0, atol=1e-13)
@@ -122,10 +122,10 @@ def test_combine(kind: str) -> None:
 def test_combine_keeps_the_dtype_and_forgets_everything_on_demand(dtype: Any) -> None:
     row = {"x": jnp.array([jnp.nan, jnp.inf, 1.0], dtype)}
     blocks = partition(row, "global")
-    dropped = combine([row, row], jnp.ones((1, 2)), blocks, keep=jnp.array(False))["x"]
+    dropped = combine_rows([row, row], jnp.ones((1, 2)), blocks, keep=jnp.array(False))["x"]
     assert dropped.dtype == dtype
     np.testing.assert_array_equal(dropped.astype(jnp.float32), 0)
-    kept = combine([row, row], jnp.ones((1, 2)), blocks)["x"]
+    kept = combine_rows([row, row], jnp.ones((1, 2)), blocks)["x"]
     assert kept[2] == 2
 
 
@@ -168,7 +168,7 @@ def test_an_update_holds_nothing_of_the_size_of_the_parameters() -> None:
     def update(x: jax.Array, y: jax.Array) -> Any:
         products = gram([x, y], blocks)
         coefficients = jnp.stack([products[:, 0, 0], products[:, 0, 1]], axis=-1)
-        return combine([x, y], coefficients, blocks, orthogonal=(products[:, 1, 1], residual(x, y, products, blocks)))
+        return combine_rows([x, y], coefficients, blocks, orthogonal=(products[:, 1, 1], residual(x, y, products, blocks)))
 
     memory = jax.jit(update).lower(*rows).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 0.05 * rows[0].size * 4

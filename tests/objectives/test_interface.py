@@ -1,4 +1,4 @@
-"""Losses of one number an example."""
+"""Losses of one number per example."""
 
 from typing import Any
 

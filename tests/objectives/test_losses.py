@@ -267,7 +267,7 @@ def test_random_labels() -> None:
         (lambda: objectives.causal_cross_entropy(apply, per="word"), "per: got 'word', expected one of token, sequence"),
         (
             lambda: objectives.npo(likelihood("vision"), teacher)(W["new"], DATA["vision"]),
-            r"reference: got shape \(6, 4\), expected \(6,\): one loss an example",
+            r"reference: got shape \(6, 4\), expected \(6,\): one loss per example",
         ),
         (
             lambda: objectives.kl(apply, lambda batch: batch["x"][:, 0])(W["new"], DATA["tokens"]),

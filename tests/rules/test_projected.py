@@ -17,7 +17,7 @@ FLOAT32 = 1e-4
 
 
 def table(size: int, dtype: Any, resolution: float, kinds: tuple[str, ...] = KINDS) -> tuple[np.ndarray, list[Case]]:
-    """Errors of all problems, one a row."""
+    """Errors of all problems, one per row."""
     problems = cases(size, kinds)
     solutions = run(problems, size, dtype)
     return np.array([errors(p, s, resolution) for p, s in zip(problems, solutions, strict=True)]), problems

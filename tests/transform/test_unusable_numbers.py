@@ -57,7 +57,7 @@ def test_no_step_is_taken_and_the_state_says_it(name: str, kind: str) -> None:
         ({"improvement": lambda _: None}, "improvement (a schedule's result): got objects, expected real numbers"),
         (
             {"distribution": lambda *_: jnp.ones(3)},
-            "distribution: got an array of shape (3,), expected one share a block, (2,)",
+            "distribution: got an array of shape (3,), expected one share per block, (2,)",
         ),
         ({"distribution": lambda *_: None}, "distribution (its result): got objects, expected real numbers"),
     ],

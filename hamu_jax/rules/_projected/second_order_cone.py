@@ -70,7 +70,7 @@ def inner(left: Vector, right: Vector) -> Float[Array, ""]:
     return dot(left.weights, right.products)
 
 
-def combine(a: Array, left: Vector, b: Array, right: Vector) -> Vector:
+def linear_combination(a: Array, left: Vector, b: Array, right: Vector) -> Vector:
     """`a left + b right`."""
     return jax.tree.map(lambda x, y: a * x + b * y, left, right)
 
@@ -105,7 +105,7 @@ def scaling(pair: Pair, at: Depth) -> Scaling:
     """The scaling of two elements inside the cone."""
     root, root_dual = jnp.sqrt(at.primal), jnp.sqrt(at.dual)
     half = jnp.sqrt(2.0 * (1.0 + jnp.maximum(at.gap / (root * root_dual), 1.0)))
-    axis = combine(1.0 / (root * half), pair.primal, 1.0 / (root_dual * half), reflect(pair.dual))
+    axis = linear_combination(1.0 / (root * half), pair.primal, 1.0 / (root_dual * half), reflect(pair.dual))
     length = jnp.sqrt(1.0 + jnp.maximum(inner(axis, axis), 0.0))
     return Scaling(axis._replace(number=length), root / root_dual)
 
@@ -141,17 +141,17 @@ def _apply(scaled: Scaling, u: Vector, *, inverse: bool = False) -> Vector:
     size = jnp.sqrt(1.0 / scaled.ratio if inverse else scaled.ratio)
     along = inner(axis, u)
     number = axis.number * u.number + sign * along
-    moved = combine(size, u, size * (sign * u.number + along / (1.0 + axis.number)), axis)
+    moved = linear_combination(size, u, size * (sign * u.number + along / (1.0 + axis.number)), axis)
     return moved._replace(number=size * number)
 
 
 def _multiply(u: Vector, v: Vector) -> Vector:
     """The Jordan product `(<u, v>, u_0 v_1 + v_0 u_1)`."""
-    return combine(u.number, v, v.number, u)._replace(number=u.number * v.number + inner(u, v))
+    return linear_combination(u.number, v, v.number, u)._replace(number=u.number * v.number + inner(u, v))
 
 
 def _divide(u: Vector, square: Array, v: Vector) -> Vector:
     """The `x` with `u o x = v`, given `square = u_0^2 - |u_1|^2`."""
     along = inner(u, v)
-    moved = combine(1.0 / u.number, v, (along / u.number - v.number) / square, u)
+    moved = linear_combination(1.0 / u.number, v, (along / u.number - v.number) / square, u)
     return moved._replace(number=(u.number * v.number - along) / square)
