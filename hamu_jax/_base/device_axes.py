@@ -1,4 +1,4 @@
-"""Devices: sums over named axes of `jax.pmap` and `jax.shard_map`, what is the same on all, and what each does by itself.
+"""Devices: sums over named axes of `jax.pmap` and `jax.shard_map`, and what each device computes alone.
 
 `shard_map` tracks by default (`check_vma=True`) over which axes an array varies, and then the gradient with respect to
 parameters that are the same on every device arrives already summed over the devices. Averaging that again would take a
@@ -42,7 +42,7 @@ def own(tree: T, axis: AxisName | None) -> T:
 
 
 def total(tree: T, axis: AxisName | None) -> T:
-    """Sums over devices; without an axis what was given."""
+    """Sums over devices; without an axis the input itself."""
     return tree if axis is None else jax.lax.psum(tree, axis)
 
 
@@ -58,7 +58,7 @@ def averaged(retain: T, forget: T, axis: AxisName | None, shard_axis: AxisName |
 
 
 def mean(name: str, tree: T, axis: AxisName | None) -> T:
-    """Means over devices of what each of them has; without an axis what was given.
+    """Means over devices of their own arrays; without an axis the input itself.
 
     Raises:
       ValueError: if `shard_map` knows that the arrays are the same on all devices: then they are sums, or means already.

@@ -1,4 +1,4 @@
-"""Before anything is changed: how hard each example will be to forget, and who among the retained would pay."""
+"""An assessment before anything is changed: how hard each example is to forget, and which retain examples would suffer."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ Profile = Float[np.ndarray, " examples"]
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """What `assess` found. Changes are to first order, per unit of learning rate.
+    """What `assess` measured. Changes are to first order, per unit of learning rate.
 
     Profiles have one number for each row of the data that was given, NaN where the row is padding.
 
@@ -137,7 +137,7 @@ def assess(
     microbatch_size: int | None = 256,
     mesh: Mesh | None = None,
 ) -> Assessment:
-    """Measures, over whole data sets and without changing anything, what unlearning would meet and what it would cost.
+    """Measures over whole data sets, without changing anything, how hard unlearning would be and what it would cost.
 
     One backward pass over each set for the mean gradients, two forward-mode passes over the forget set and one over the
     retain set for the profiles, and one per-example backward pass over the forget set for the norms. Memory is that of

@@ -1,4 +1,4 @@
-"""A data set piece by piece, on the host: what a loop over a whole set is given."""
+"""Splits a data set into batches of one size, for loops over whole sets on the host."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Passes over whole data sets, a piece at a time, on the host."""
+"""Passes over whole data sets, one batch at a time, on the host."""
 
 import functools
 from typing import Any

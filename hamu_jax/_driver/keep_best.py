@@ -22,7 +22,7 @@ class KeepBest:
       column: an evaluated `split/metric` that should be small, such as the loss of held-out retain data.
       among: an evaluated column that is at most 0 where a point is acceptable. None: every point is.
       at_most: the largest acceptable value of `column`. None: any.
-      patience: end the run after so many evaluations without a better point, once one was acceptable. None: never.
+      patience: end the run after this number of evaluations without a better point, once one was acceptable. None: never.
 
     Raises:
       ValueError: if `patience` is not a positive whole number.

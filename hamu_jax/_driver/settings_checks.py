@@ -1,4 +1,4 @@
-"""Checks of what `unlearn` is given, before anything is traced; and of numbers that only a step can know."""
+"""Checks of the arguments of `unlearn` before anything is traced, and of numbers that are known only in a step."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The driver's one jitted step, which looks before it leaps."""
+"""The driver's one jitted step: gradients, update, checks, and only then the new parameters."""
 
 import dataclasses
 import functools
@@ -293,12 +293,12 @@ def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float
 
 
 def _mean(values: Float[Array, " m"], present: Bool[Array, " m"]) -> Float[Array, ""]:
-    """The mean over the requests that are there; 0 if there are none."""
+    """The mean over the requests that are present; 0 if none is."""
     return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)
 
 
 def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], present: Bool[Array, " m"]) -> dict[str, Array]:
-    """What was promised to the forget losses and what came of it: the mean, and the least of many that are there."""
+    """Promised and measured changes of the forget losses: the mean, and the smallest over the requests that are present."""
     row = {"forget_promised": _mean(promised, present), "forget_measured": _mean(measured, present)}
     if promised.size == 1:
         return row

@@ -57,7 +57,7 @@ class Target:
             )
 
     def reached(self, value: Any) -> Any:
-        """Whether a value, traced or not, is there."""
+        """Whether a value, traced or not, has reached the target."""
         return value >= self.at_least if self.at_least is not None else value <= self.at_most
 
 
@@ -81,7 +81,7 @@ class Patience:
         validate.choice("mode", self.mode, ("min", "max"), "'min' or 'max'")
 
     def exhausted(self, rows: Sequence[Row]) -> bool:
-        """Whether the last so many evaluations all missed the best before them; one that is not finite always does."""
+        """Whether none of the last evaluations beat the best before them; a value that is not finite never does."""
         worst = math.inf if self.mode == "min" else -math.inf
         numbers = [row[self.column] for row in rows if self.column in row]
         values = [worst if number is None or math.isnan(number) else number for number in numbers]
@@ -96,9 +96,10 @@ class Stopping:
     """When to stop, always before the step that meets the condition. Non-finite numbers stop a run in any case.
 
     Attributes:
-      unavoidable: after so many steps in a row that must make the objective that is not guaranteed worse. None: never.
-      criterion: likewise for the paper's criterion (see `Hardness.stopping_criterion`; it ignores the sign of kappa).
-      infeasible: likewise for steps in which no block can meet its share within its radius.
+      unavoidable: stop after this number of steps in a row that must make the objective that is not guaranteed worse. None:
+        never.
+      criterion: the same for the paper's criterion (see `Hardness.stopping_criterion`; it ignores the sign of kappa).
+      infeasible: the same for steps in which no block can meet its share within its radius.
       targets: stop as soon as one of these is reached.
       patience: stop when an evaluated metric no longer improves.
     """

@@ -103,13 +103,13 @@ def unlearn(
       checkpoints: where to keep checkpoints. If the directory holds some of this run, it goes on from the last one and ends
         with the same bits as if it had not been interrupted; so does a call with more `steps`. If it holds another run's, that
         is an error which names what differs (see `Checkpoints`, also for what comparing costs).
-      measure_every: at every so many steps, evaluate both losses again on the same batches after the update, beside the
-        promise (two more forward passes). 0: never.
+      measure_every: every `measure_every` steps, evaluate both losses again on the same batches after the update, beside
+        the promise (two more forward passes). 0: never.
       trust_region: take steps only as long as they keep their promises; see `TrustRegion` for the cost. A refused step leaves
         parameters and optimizer as they were. None: steps are taken as they are.
       keep: return the best parameters that were evaluated instead of the last. It needs an `evaluation`.
       forget_groups: the requests, for an optimizer with `transform(..., forget_axis=0)`: see `paired_value_and_grad`. A
-        request without an example in a forget batch is promised nothing in that step, and counts in no mean; a `batch_size`
+        request without an example in a forget batch has no constraint in that step, and is left out of means; a `batch_size`
         of the whole forget set has them all. `Groups(..., implicit=True)` never holds their gradients.
       mesh: run on its devices (`hamu_jax.sharding.make_mesh`): batches are split, filled up where they do not divide, and
         parameters too if the mesh says so. On many processes (`jax.distributed`) each makes the same call; of arrays it
@@ -123,7 +123,7 @@ def unlearn(
     Raises:
       TypeError: if parameters are not floating-point.
       ValueError: for empty or uneven data, labels out of range (if the loss can check them), a column that `stopping` waits
-        for and nobody measures, an optimizer without a transform of ours, or another run's checkpoints.
+        for and that is not evaluated, an optimizer without a transform of ours, or another run's checkpoints.
       ImportError: naming the extra, if a library of the driver is missing.
     """
     check_functions(loss, forget_loss, optimizer)
@@ -325,7 +325,7 @@ def _pairs(retain: Iterator[Any], forget: Iterator[Any], *, elsewhere: bool) -> 
 
 
 def _ahead(mesh: Mesh | None) -> int:
-    """How many steps may be dispatched ahead: none on several CPU devices, whose steps can wait for each other for ever."""
+    """How many steps may be dispatched ahead: none on several CPU devices, whose steps can deadlock."""
     return 0 if mesh is not None and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else AHEAD
 
 

@@ -1,4 +1,4 @@
-"""A stack of gradients that is not there: the examples that would make it, and who they belong to."""
+"""A lazy stack of per-request gradients: it holds the examples and their requests, and the gradients are never materialised."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ImplicitStack:
-    """Stands for the gradients `[m, ...]` of `m` requests' mean losses, without holding them.
+    """A lazy stack of the gradients `[m, ...]` of `m` requests' mean losses: they are never materialised.
 
     `paired_value_and_grad(loss, forget_groups=Groups(..., implicit=True))` returns one as `grads.forget`, and
     `transform(..., forget_axis=0)` takes it as `forget_grads`. A pytree, so that it may enter `jax.jit`; its leaves are not

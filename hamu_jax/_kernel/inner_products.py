@@ -194,7 +194,7 @@ def _less(x: Array, c: Array, y: Array) -> Array:
 
 @_less.defjvp
 def _(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-    """That of `x - c y`: bits have none."""
+    """The derivative of `x - c y`; clearing the last bit does not change it."""
     (_, c, y), (dx, dc, dy) = primals, tangents
     return _less(*primals), dx - dc * y - c * dy
 

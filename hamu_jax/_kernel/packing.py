@@ -1,4 +1,4 @@
-"""Many small tensors as few: what XLA compiles in an update is counted in tensors, whatever their size.
+"""Many small tensors stacked into few: the compile time of an update grows with the number of tensors, not with their size.
 
 A tensor by itself takes some five loops, each compiled for itself: a tenth of a second. In stacks of one size, the kernels
 that were compiled for the first serve all of them.
@@ -47,8 +47,8 @@ class Packing:
 def packing(retain: Tree, forget: Tree, blocks: Partition) -> Packing:
     """Puts small leaves of one slot together if both trees' are alike: in shape, dtype, and what JAX knows of their devices.
 
-    Where `jit` alone splits arrays over devices nothing is known; leaves of one shape are then split alike, unless somebody
-    takes pains, and a new leading axis moves nothing.
+    Where `jit` alone splits arrays over devices nothing is known; leaves of one shape are then usually split
+    alike, and a new leading axis moves nothing.
     """
     alike: dict[object, list[int]] = {}
     for i, (x, y, stacked) in enumerate(zip(jax.tree.leaves(retain), jax.tree.leaves(forget), blocks.stacked, strict=True)):

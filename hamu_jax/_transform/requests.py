@@ -28,8 +28,8 @@ class Requests(NamedTuple):
       multipliers: `[blocks, m]`, how much each request binds: at 0 it is met without being asked for.
       kkt: `[blocks]`, the largest violation of an optimality condition of the block's problem, relative.
       change: `[m]`, predicted change of each forget loss, per unit of learning rate.
-      present: `[m]`, whether the request was there: one without an example in the batch is promised nothing, asks nothing and
-        counts in no mean; its multipliers and change are 0.
+      present: `[m]`, whether the request has an example in the batch: one without has no constraint and is
+        left out of means; its multipliers and change are 0.
     """
 
     fraction: Float[Array, " blocks"]
@@ -59,7 +59,7 @@ def step_requests(
       improvement: the required improvement of each.
       radius: as in `step.step`.
       settings: as in `step.step`.
-      present: which requests are there; the others' gradients are as if they were 0, and they ask nothing.
+      present: which requests have an example; the gradients of the others count as 0, and they have no constraint.
       protected: whether the retain gradient has a leading axis of groups.
       remaining: what each forget loss has left to its level, as in `step.limited`.
     """
@@ -96,7 +96,7 @@ def step_requests(
 
 
 def _lowered(forget: Tree | ImplicitStack, present: Bool[Array, " m"]) -> Tree | ImplicitStack:
-    """Minus the gradients of the requests that are there, 0 for the others: selected, since 0 times NaN is not 0."""
+    """Minus the gradients of the requests that are present, 0 for the others: selected, since 0 times NaN is not 0."""
     if isinstance(forget, ImplicitStack):
         counted, lowered = present[jnp.minimum(forget.member, forget.count - 1)], forget.negative()
         return dataclasses.replace(lowered, shares=jnp.where(counted, lowered.shares, 0.0))
@@ -141,7 +141,7 @@ def _combine(
 
 
 def _without(gram: Float[Array, "blocks k k"], present: Bool[Array, " m"]) -> Float[Array, "blocks k k"]:
-    """The Gram matrix as if the rows of requests that are not there were 0."""
+    """The Gram matrix with the rows of absent requests set to 0."""
     there = jnp.ones(gram.shape[-1], bool).at[1 : 1 + present.shape[0]].set(present)
     return jnp.where(there[:, None] & there[None, :], gram, 0.0)
 
@@ -178,7 +178,7 @@ def _describe_mean(
     finite: Bool[Array, " blocks"],
     rule: Rule,
 ) -> Hardness:
-    """The hardness of the mean of the `number` requests that are there; the residual is the Gram matrix's (no second pass)."""
+    """The hardness of the mean of the `number` requests that are present; the residual comes from the Gram matrix."""
     rows = slice(1, 1 + budget.improvement.shape[1])
     free, inner = jnp.sqrt(gram[:, 0, 0]), jnp.sum(gram[:, 0, rows], axis=1) / number
     mean = jnp.sqrt(jnp.maximum(jnp.sum(gram[:, rows, rows], axis=(1, 2)), 0.0)) / number

@@ -67,7 +67,7 @@ def combine(
 
     Returns:
       The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
-      missing `forget_grads`, pytrees that differ, naming the first path, or an axis that is not there.
+      missing `forget_grads`, pytrees that differ, naming the first path, or an unknown axis.
 
     Raises:
       ValueError: for a negative number or an unknown name.

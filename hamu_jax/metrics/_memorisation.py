@@ -1,4 +1,4 @@
-"""How much of a text must be given before a model writes the rest by itself?"""
+"""How much of a text must be given before a model writes the rest on its own?"""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hamu_jax.metrics._predictions import Apply, Metric, right
 
 
 def extraction_strength(apply: Apply, *, label: Any = "label") -> Metric:
-    """Extraction strength: the longest end of a text that the model writes by itself, as a fraction of the text.
+    """Extraction strength: the longest end of a text that the model writes on its own, as a fraction of the text.
 
     `1 - min{k : greedy(x, y_1 ... y_k) = y_k+1 ... y_n} / n` for an answer of `n` tokens. Greedy decoding continues as the text
     does exactly as long as each token has the largest logit after the true ones before it, so one forward pass is enough. 1:

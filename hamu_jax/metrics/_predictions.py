@@ -57,7 +57,7 @@ class Metric:
         kind(self.apply, self.label).check(params, batch, name)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """1 for an example or a sequence of whatever length, 0 for one that is all padding."""
+        """1 for an example or a sequence of any length, 0 for one that is all padding."""
         return self._counted(self._labels(batch)).astype(jnp.float32)
 
     def _labels(self, batch: Any) -> Int[Array, "*labels"]:
@@ -215,7 +215,7 @@ def _log_probabilities(logits: Float[Array, "*labels classes"]) -> Float[Array, 
 
 
 def log_probability(logits: Float[Array, "*labels classes"], labels: Int[Array, "*labels"]) -> Float[Array, "*labels"]:
-    """That of the label."""
+    """The log-probability of the label."""
     return -optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

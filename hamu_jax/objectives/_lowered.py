@@ -10,7 +10,7 @@ from hamu_jax._gradients.losses import Loss, example_weights
 
 
 def check_all(losses: tuple[Loss, ...], params: Any, batch: Any, name: str) -> None:
-    """Every loss's own check, where it has one."""
+    """Runs the check of every loss that has one."""
     for loss in losses:
         check = getattr(loss, "check", None)
         if check is not None:
@@ -33,11 +33,11 @@ class Lowered:
         return -self.loss(params, batch)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """The loss's own."""
+        """The weights of the loss."""
         return own_weights(self.loss, batch)
 
     def check(self, params: Any, batch: Any, name: str = "batch") -> None:
-        """The loss's own, if it has one."""
+        """Runs the check of the loss, if it has one."""
         check_all((self.loss,), params, batch, name)
 
 

@@ -49,7 +49,7 @@ class Preference:
         return (weights > 0).astype(weights.dtype)
 
     def check(self, params: Any, batch: Any, name: str = "batch") -> None:
-        """The loss's own, if it has one."""
+        """Runs the check of the loss, if it has one."""
         check_all((self.loss,), params, batch, name)
 
 
@@ -111,7 +111,7 @@ class DPO(Preference):
         return weights * (own_weights(self.rejected, batch) > 0).astype(weights.dtype)
 
     def check(self, params: Any, batch: Any, name: str = "batch") -> None:
-        """Both losses' own, where they have one."""
+        """Runs the checks of both losses, where they have one."""
         check_all((self.loss, self.rejected), params, batch, name)
 
 

@@ -20,15 +20,15 @@ class Scrub:
     gamma: float
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """The mixture."""
+        """The weighted sum of both losses."""
         return self.alpha * self.divergence(params, batch) + self.gamma * self.loss(params, batch)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """Those of `loss`, which are to be those of `divergence` too."""
+        """The weights of `loss`; those of `divergence` must be the same."""
         return own_weights(self.loss, batch)
 
     def check(self, params: Any, batch: Any, name: str = "batch") -> None:
-        """Both losses' own, where they have one."""
+        """Runs the checks of both losses, where they have one."""
         check_all((self.loss, self.divergence), params, batch, name)
 
 

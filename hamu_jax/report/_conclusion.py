@@ -43,7 +43,7 @@ class _Column:
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether "right on so many per cent" is what a number means."""
+        """Whether a number is a share of right answers."""
         return self.fraction and "accuracy" in self.metric
 
     @property

@@ -18,7 +18,7 @@ class Problem(NamedTuple):
     Attributes:
       gram: `[m, m]`, inner products of the rows.
       residual: norm of the part of row 0 orthogonal to row 1, measured on the gradients (0: parallel). With many
-        requests: 0, nobody looks at it.
+        requests: 0, not used.
       improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate; with many requests
         `[m - 1]`, one for each row but the first. A rule that requires nothing ignores it.
       radius: the longest step `r`, per unit of learning rate. A rule that requires nothing ignores it.

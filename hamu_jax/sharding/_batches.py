@@ -90,7 +90,7 @@ class _OfPadded:
         return self.loss(params, padded.batch)
 
     def weights(self, padded: Padded) -> Float[Array, " batch"]:
-        """The loss's own weights, 0 where the batch was filled up."""
+        """The weights of the loss, 0 for the examples that fill the batch up."""
         return example_weights(self.loss, padded.batch, padded.weights.shape[0], padded.weights)
 
 

@@ -1,4 +1,4 @@
-"""A guarantee for every request: the best step for one objective among those that promise something to each of the others."""
+"""A guarantee for every request: the step that lowers one loss most while every other loss falls as required."""
 
 from typing import NamedTuple
 
