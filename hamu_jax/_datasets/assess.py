@@ -169,6 +169,7 @@ def assess(
     """
     validate.function("loss", loss, "loss(params, batch) -> [batch]")
     validate.function("forget_loss", forget_loss, "loss(params, batch) -> [batch]", optional=True)
+    validate.gradients("params", params, some=True)
     if mesh is not None:
         check_mesh(mesh)
     tx = planned(

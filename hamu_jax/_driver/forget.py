@@ -1,8 +1,10 @@
 """Forgetting in one call: to the level of data that was never seen, at the least cost to the rest."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import optax
 from jax.sharding import Mesh
 
@@ -14,11 +16,11 @@ from hamu_jax._driver.checkpoints import Checkpoints
 from hamu_jax._driver.forget_outcome import Forgotten, conclude
 from hamu_jax._driver.forget_problem import OUTSIDE, Band, ForgetProblem, band_of, chance_level, set_aside
 from hamu_jax._driver.keep_best import KeepBest
-from hamu_jax._driver.settings_checks import pair_of_sizes
+from hamu_jax._driver.settings_checks import check_forget, pair_of_sizes
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Loss, check_data
+from hamu_jax._gradients.losses import Loss, check_data, per_example
 from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.transform import combine
@@ -109,8 +111,13 @@ def forget(
 
     Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
     """
+    settings = {"requests": (requests, Groups), "checkpoints": (checkpoints, Checkpoints)}
+    check_forget(loss, params, level=level, rule=rule, blocks=blocks, mesh=mesh, **settings)
     sizes = pair_of_sizes(batch_size)
     validate.integer("steps", steps)
+    seed = validate.integer("seed", seed, at_least=0)
+    if microbatch_size is not None:
+        validate.integer("microbatch_size", microbatch_size)
     validate.constant("tolerance", tolerance, positive=True)
     if max_cost is not None:
         validate.constant("max_cost", max_cost)
@@ -162,7 +169,8 @@ def _check_data(loss: Loss, params: Any, **sets: Any) -> None:
             continue
         if data is None or not is_arrays(data):
             raise ValueError(f"{name}: got {type(data).__name__}, expected a pytree of arrays with a leading example axis")
-        check_data(name, data, loss, params)
+        size = check_data(name, data, loss, params)
+        jax.eval_shape(functools.partial(per_example, loss, size=size, name=name), params, data)
 
 
 def _target(band: Band, requests: Groups | None) -> Level:

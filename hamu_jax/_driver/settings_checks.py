@@ -16,7 +16,10 @@ from hamu_jax._driver.stopping import Status
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import ROWS, Loss, example_weights
 from hamu_jax._kernel.hardness import Hardness
+from hamu_jax._transform.level import Level
+from hamu_jax._transform.options import check_options, check_rule
 from hamu_jax._transform.requests import Requests
+from hamu_jax.sharding._mesh import check_mesh
 
 
 def pair_of_sizes(batch_size: Any) -> tuple[int, int]:
@@ -59,6 +62,31 @@ def check_functions(loss: Any, forget_loss: Any, optimizer: Any) -> None:
                 "hamu_jax.transform(...), optax.sgd(...)). The transform takes the retain gradient as it is"
             )
         reversing = reversing or _reversing(stage)
+
+
+def check_forget(
+    loss: Any, params: Any, *, level: Any, rule: Any, blocks: Any, mesh: Any, **settings: tuple[Any, type]
+) -> None:
+    """Checks the arguments of `forget` that `unlearn` would see too late; `settings` are values and their classes.
+
+    Raises:
+      TypeError, ValueError: naming the argument.
+    """
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
+    validate.gradients("params", params, some=True)
+    for name, (value, kind) in settings.items():
+        validate.instance(name, value, kind, optional=True)
+    if rule is not None:
+        check_rule("rule", rule)
+    check_options(blocks, "uniform", None)
+    if mesh is not None:
+        check_mesh(mesh)
+    if level is not None:
+        try:
+            Level(level)
+        except ValueError:
+            expected = "a finite number, or one for each request"
+            raise ValueError(f"level: got {validate.shown(level)}, expected {expected}") from None
 
 
 def check_wrappers(state: Any) -> None:

@@ -46,7 +46,7 @@ def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: i
 
     Source: docs/mathematics.md, section 6.
     """
-    size = _checked(batch, microbatch_size)
+    size = _checked(loss, batch, microbatch_size)
 
     def some(params: Tree, examples: Batch, _: Array) -> Tree:
         return each_grad(loss, params, examples)
@@ -83,7 +83,8 @@ def directional(
 
     Source: docs/mathematics.md, section 6.
     """
-    size = _checked(batch, microbatch_size)
+    size = _checked(loss, batch, microbatch_size)
+    validate.gradients("direction", direction)
     validate.same_structure("direction", direction, "params", params)
 
     def some(params: Tree, examples: Batch, weights: Array) -> Array:
@@ -114,9 +115,10 @@ def weighted_grad(
 
     Source: docs/mathematics.md, section 6.
     """
-    size = _checked(batch, microbatch_size)
-    if jnp.shape(weights) != (size,):
-        raise ValueError(f"weights: got shape {jnp.shape(weights)}, expected ({size},)")
+    size = _checked(loss, batch, microbatch_size)
+    weights = jnp.asarray(validate.real_array("weights", weights))
+    if weights.shape != (size,):
+        raise ValueError(f"weights: got shape {weights.shape}, expected ({size},)")
 
     def some(params: Tree, examples: Batch, weights: Array) -> Tree:
         grads = jax.grad(lambda p: weighted_sum(per_example(loss, p, examples, weights.shape[0], "batch"), weights))(params)
@@ -128,7 +130,7 @@ def weighted_grad(
 
 def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Float[Array, " batch"]:
     """`|g_i|` for every example, `[batch]`; no more than one microbatch of gradients is held."""
-    size = _checked(batch, microbatch_size)
+    size = _checked(loss, batch, microbatch_size)
 
     def some(params: Tree, examples: Batch, _: Array) -> Array:
         return jax.vmap(optax.tree.norm)(
@@ -180,7 +182,8 @@ def gram(
 
     Source: docs/mathematics.md, sections 5 and 6.
     """
-    size = _checked(batch, microbatch_size)
+    size = _checked(loss, batch, microbatch_size)
+    validate.gradients("params", params, some=True)
     split = partition(params, blocks)
     if groups is not None:
         means = group_grads(loss, params, batch, groups, num_groups=num_groups, microbatch_size=microbatch_size)
@@ -205,7 +208,7 @@ def group_grads(
     Raises:
       ValueError: as `per_example_grads`, if `groups` is not `[batch]`, or if `num_groups` is missing.
     """
-    _checked(batch, microbatch_size)
+    _checked(loss, batch, microbatch_size)
     if num_groups is None:
         raise ValueError("num_groups: got None, expected how many groups there are, since `groups` was given")
     validate.integer("num_groups", num_groups)
@@ -213,8 +216,9 @@ def group_grads(
     return group_means_and_grads(loss, params, batch, numbered, None, microbatch_size=microbatch_size)[1]
 
 
-def _checked(batch: Batch, microbatch_size: int | None) -> int:
+def _checked(loss: Loss, batch: Batch, microbatch_size: int | None) -> int:
     """The number of examples of a valid batch."""
+    validate.function("loss", loss, "loss(params, batch) -> [batch]")
     if microbatch_size is not None:
         validate.integer("microbatch_size", microbatch_size)
     return validate.batch("batch", batch)

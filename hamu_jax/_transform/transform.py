@@ -19,7 +19,7 @@ from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.combine_requests import combine_requests
 from hamu_jax._transform.level import Level, as_level, what_remains
-from hamu_jax._transform.options import WRAPPERS, check_options
+from hamu_jax._transform.options import WRAPPERS, check_options, check_rule
 from hamu_jax._transform.state import Number, TransformState, at_step, check_params, empty_hardness, get_hardness
 from hamu_jax._transform.step import Settings, step
 
@@ -74,10 +74,7 @@ def combine(
 
     Source: docs/mathematics.md, section 7.
     """
-    if not isinstance(rule, rules.Rule):  # pyright: ignore[reportUnnecessaryIsInstance]: `rules.gru` is a function
-        name = getattr(rule, "__name__", "")
-        called = f": call it, rule={name}()" if name in rules.__all__ else ""
-        raise TypeError(f"rule: got {validate.shown(rule)}, expected a Rule, as the functions of hamu_jax.rules return{called}")
+    check_rule("rule", rule)
     validate.number("improvement", improvement, many=rule.many)
     if radius is not None:
         validate.number("radius", radius)

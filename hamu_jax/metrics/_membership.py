@@ -47,6 +47,7 @@ def values(metric: Loss, params: Any, data: Any, *, batch_size: int = 1024) -> F
       [ 0.  4. 25.]
     """
     validate.integer("batch_size", batch_size)
+    validate.function("metric", metric, "metric(params, batch) -> [batch]")
     found: list[np.ndarray] = []
     for part, real in chunks(data, check_data("data", data, metric, params), batch_size):
         numbers, weights = (np.asarray(x)[:real] for x in _values(metric, params, part))

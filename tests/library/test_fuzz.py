@@ -4,6 +4,7 @@ The oracle: a value that the argument takes gives a result; any other gives a Va
 what came and what was expected. What is neither is counted and printed.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -104,6 +105,7 @@ BROKEN_DATA = no(
     {**FEW, "name": np.array(["a"] * 4)}, {**FEW, "name": np.array([None] * 4)}, {**FEW, "n": 3}, {"x": FEW["x"]},
     Unprintable(), [{k: v[0] for k, v in FEW.items()}] * 3,
 )  # fmt: skip
+BROKEN_PARAMS = no({}, {"w": 1.0}, {**start(), "w": "text"}, None)
 BROKEN_TREES = no(
     {}, {"a": 1.0}, {**TREE, "b": "text"}, {**TREE, "b": np.arange(3)}, {"a": TREE["a"]}, None, TREE["a"].T[:, None]
 )
@@ -215,6 +217,7 @@ CASES: dict[str, Case] = {
         {"loss": loss, "params": start(), "retain": FEW, "forget": FEW},
         {
             **LOSSES,
+            "params": BROKEN_PARAMS,
             "retain": BROKEN_DATA,
             "forget": BROKEN_DATA,
             "improvement": NUMBER,
@@ -244,20 +247,76 @@ CASES: dict[str, Case] = {
             "checkpoints": only(hamu_jax.Checkpoints),
             "forget_groups": only(hamu_jax.Groups),
             "mesh": no(3, "text", {}, ()),
-            "params": no({}, {"w": 1.0}, {**start(), "w": "text"}, None),
+            "params": BROKEN_PARAMS,
         },
+        costly=True,
+    ),
+    "forget": Case(
+        functools.partial(hamu_jax.forget, progress=False),
+        {"loss": loss, "params": start(), "retain": RETAIN, "forget": FEW, "held_out": FEW, "level": 50.0, "steps": 1},
+        {
+            "loss": FUNCTION,
+            "params": BROKEN_PARAMS,
+            **dict.fromkeys(("retain", "forget"), BROKEN_DATA),
+            **dict.fromkeys(("unseen", "held_out"), no(*BROKEN_DATA.extra[1:])),
+            "level": no("text", math.nan, math.inf, {}, [], [[1.0]], True, 1j, object(), Unprintable()),
+            "tolerance": POSITIVE,
+            "max_cost": optional(NUMBER),
+            "requests": only(hamu_jax.Groups),
+            "rule": only(rules.Rule),
+            "blocks": BLOCKS,
+            "steps": count(),
+            "seed": count(0),
+            "batch_size": Kind(lambda v: is_whole(v) and v > 0, ((8,), (8, 0), "88")),
+            "microbatch_size": optional(count()),
+            "checkpoints": only(hamu_jax.Checkpoints),
+            "mesh": no(3, "text", {}, ()),
+        },
+        costly=True,
+    ),
+    "directional": Case(
+        hamu_jax.directional,
+        {"loss": loss, "params": start(), "batch": FEW, "direction": start()},
+        {
+            "loss": FUNCTION,
+            "batch": BROKEN_DATA,
+            "direction": no({}, None, {"w": 1.0}, {**start(), "b": "text"}),
+            "microbatch_size": optional(count()),
+        },
+        costly=True,
+    ),
+    "weighted_grad": Case(
+        hamu_jax.weighted_grad,
+        {"loss": loss, "params": start(), "batch": FEW, "weights": np.ones(4)},
+        {
+            "loss": FUNCTION,
+            "batch": BROKEN_DATA,
+            "weights": no(None, "text", np.ones((4, 1)), 1.0, {}, np.array(["a"] * 4), 1j * np.ones(4)),
+        },
+        costly=True,
+    ),
+    "metrics.values": Case(
+        metrics.values,
+        {"metric": loss, "params": start(), "data": FEW},
+        {"metric": FUNCTION, "data": BROKEN_DATA, "batch_size": count()},
         costly=True,
     ),
     "per_example_grads": Case(
         hamu_jax.per_example_grads,
         {"loss": loss, "params": start(), "batch": FEW},
-        {"batch": BROKEN_DATA, "microbatch_size": optional(count())},
+        {"loss": FUNCTION, "batch": BROKEN_DATA, "microbatch_size": optional(count())},
         costly=True,
     ),
     "gram": Case(
         hamu_jax.gram,
         {"loss": loss, "params": start(), "batch": FEW},
-        {"batch": BROKEN_DATA, "microbatch_size": optional(count()), "blocks": BLOCKS},
+        {
+            "loss": FUNCTION,
+            "params": BROKEN_PARAMS,
+            "batch": BROKEN_DATA,
+            "microbatch_size": optional(count()),
+            "blocks": BLOCKS,
+        },
         costly=True,
     ),
     "Evaluation": Case(
