@@ -9,6 +9,7 @@ from hamu_jax._driver.checkpoints import Checkpoints
 from hamu_jax._driver.forget import forget
 from hamu_jax._driver.forget_outcome import Change, Forgotten
 from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.record import DeletionRecord
 from hamu_jax._driver.stopping import Patience, Stopping, Target
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
@@ -28,6 +29,7 @@ __all__ = [
     "Assessment",
     "Change",
     "Checkpoints",
+    "DeletionRecord",
     "Evaluation",
     "Forgotten",
     "Groups",

@@ -131,7 +131,34 @@ def forget(
     if not held_out_given:
         retain, held_out = set_aside(retain, seed)
     band = band_of(level, tolerance, requests, loss=loss, params=params, unseen=unseen, batch_size=sizes[0])
-    problem = ForgetProblem(loss, params, retain, forget, held_out, held_out_given, unseen, requests, band, batch_size=sizes[0])
+    settings = {
+        "seed": seed,
+        "steps": steps,
+        "batch_size": list(sizes),
+        "tolerance": tolerance,
+        "max_cost": max_cost,
+        "blocks": "a function" if callable(blocks) else str(blocks),
+        "rule": "default"
+        if rule is None
+        else rule.solve.__qualname__
+        if hasattr(rule.solve, "__qualname__")
+        else str(rule.solve),
+        "requests": None if requests is None else requests.count,
+        "cosine": COSINE,
+    }
+    problem = ForgetProblem(
+        loss=loss,
+        params=params,
+        retain=retain,
+        forget=forget,
+        held_out=held_out,
+        held_out_given=held_out_given,
+        unseen=unseen,
+        requests=requests,
+        band=band,
+        batch_size=sizes[0],
+        settings=settings,
+    )
     evaluation = problem.evaluation(sizes)
     most = None if max_cost is None else evaluation.measure(loss, params)["held_out/loss"] + max_cost
     target = _target(band, requests)

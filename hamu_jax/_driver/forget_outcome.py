@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from hamu_jax._base.history import History
 from hamu_jax._datasets.evaluate import evaluate
 from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, take_rows
 from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.record import DeletionRecord, build_record
 from hamu_jax._driver.unlearn import Unlearned
 from hamu_jax.metrics import auc, values
 
@@ -18,6 +20,7 @@ ForgetStatus: TypeAlias = Literal["reached", "reached_at_higher_cost", "not_reac
 
 NOTICEABLE = 0.1  # a rise of the held-out loss, as a share of what it was, that is called a higher cost
 CERTAIN = 2.0  # standard errors beyond which the change of a mean is no accident
+FEW = 30  # held-out examples below which a standard error says little, and any noticeable rise counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Forgotten:
       held_out_given: whether the held-out data was given; otherwise it was set aside from the retain set.
       best_step: after how many steps the returned parameters were reached.
       run: the run, with its history: promised and measured changes, the trust region and hardness at every step.
+      problem: what `forget` was given: the original parameters, the data sets and the settings.
     """
 
     params: Any
@@ -64,11 +68,61 @@ class Forgotten:
     held_out_given: bool
     best_step: int
     run: Unlearned
+    problem: ForgetProblem = dataclasses.field(repr=False)
 
     @property
     def history(self) -> History:
         """A row for each step."""
         return self.run.history
+
+    def record(
+        self,
+        request_id: str,
+        *,
+        approved_by: str | None = None,
+        rows: Sequence[Any] | None = None,
+        previous: DeletionRecord | None = None,
+    ) -> DeletionRecord:
+        """The deletion record of this outcome: hashes, levels, losses, settings and versions, for `hamu_jax.verify`.
+
+        Args:
+          request_id: the ticket, or whatever names the request.
+          approved_by: who approved it.
+          rows: what identifies the forget rows where they came from (keys of a database); kept as given.
+          previous: the record of the request before this one, whose unlearned parameters these steps began with.
+
+        Returns:
+          The record; `record.write(path)` writes it.
+
+        Raises:
+          ValueError: if a retain example is in the forget set too, or was forgotten by the previous request; if `previous` was
+            changed, or does not end with the original parameters of this outcome.
+        """
+        problem = self.problem
+        outcome = {
+            "status": self.status,
+            "verdict": self.verdict,
+            "level": list(self.level),
+            "width": list(self.width),
+            "best_step": self.best_step,
+            "steps": self.run.steps,
+            "losses": {name: dataclasses.asdict(change) for name, change in self.losses.items()},
+            "auc": None if self.auc is None else dataclasses.asdict(self.auc),
+            "held_out_given": self.held_out_given,
+            "settings": problem.settings,
+        }
+        sets = {"retain": problem.retain, "forget": problem.forget, "held_out": problem.held_out, "unseen": problem.unseen}
+        return build_record(
+            outcome,
+            request_id=request_id,
+            approved_by=approved_by,
+            rows=rows,
+            previous=previous,
+            params=(problem.params, self.params),
+            data=sets,
+            history=self.history,
+            best_step=self.best_step,
+        )
 
 
 def conclude(problem: ForgetProblem, keep: KeepBest, run: Unlearned) -> Forgotten:
@@ -91,6 +145,7 @@ def conclude(problem: ForgetProblem, keep: KeepBest, run: Unlearned) -> Forgotte
         held_out_given=problem.held_out_given,
         best_step=best["step"],
         run=run,
+        problem=problem,
     )
 
 
@@ -114,8 +169,9 @@ def _status(problem: ForgetProblem, run: Unlearned, rank: int) -> ForgetStatus:
         return "nonfinite" if run.status == "nonfinite" else "not_reached"
     before, after = (_example_values(problem, params, problem.held_out) for params in (problem.params, run.params))
     rise = after - before
-    error = float(np.std(rise) / math.sqrt(rise.size))
-    higher = float(np.mean(rise)) > max(CERTAIN * error, NOTICEABLE * abs(float(np.mean(before))))
+    mean, error = float(np.mean(rise)), float(np.std(rise) / math.sqrt(rise.size))
+    is_certain = rise.size < FEW or mean > CERTAIN * error
+    higher = is_certain and mean > NOTICEABLE * abs(float(np.mean(before)))
     return "reached_at_higher_cost" if higher else "reached"
 
 

@@ -60,6 +60,7 @@ class ForgetProblem:
       requests: the requests that the forget examples belong to, or None.
       band: the forget losses that count as forgotten.
       batch_size: examples evaluated at once.
+      settings: the other arguments of `forget`, as plain values.
     """
 
     loss: Loss
@@ -72,6 +73,7 @@ class ForgetProblem:
     requests: Groups | None
     band: Band
     batch_size: int
+    settings: dict[str, Any]
 
     def evaluated(self) -> dict[str, Any]:
         """The sets that are evaluated on the way."""

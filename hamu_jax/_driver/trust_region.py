@@ -26,15 +26,15 @@ class TrustRegion:
     The optimizer's update is multiplied by a scale, and taken on trial. Both losses are evaluated at the new point, on the
     step's own batches and on the next retain batch, which had no part in its gradients. With
 
-        error = max(|forget measured - promised|, (retain measured - promised)+) / (|forget promised| + |retain promised|)
+        error = max(|forget measured - promised|, (retain measured - promised)+) / (|forget promised| + (-retain promised)+)
 
     and likewise for the rise of the retain loss elsewhere beyond `max(retain promised, 0)`, averaged over the last steps:
     above 1 the step is not taken and the scale halves; above 0.5 the scale shrinks by a third; below 0.25 it grows by a
     quarter. A loss that is not finite at the new point refuses the step. A run ends as `"converged"` when steps promise less
     than the rounding of the losses: there is nothing left to gain.
 
-    With a level, a promised change of the forget loss counts only as far as the level: a step that promises more of it may
-    not spoil the retain loss in exchange.
+    With a level, a change of the forget loss counts only as far as the level: a step that promises more of it may not spoil the
+    retain loss in exchange. A change beyond the promise is then no error unless it leads past the level.
 
     The cost: four more forward passes per step.
 
@@ -108,8 +108,9 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     promised, measured = trial.promised, trial.measured
     rounding = ROUNDING * jnp.finfo(trial.losses.retain.dtype).eps
     noise = Paired(rounding * jnp.abs(trial.losses.retain), _mean(rounding * jnp.abs(trial.losses.forget), trial.present))
-    size = _mean(_wanted(trial, level), trial.present) + jnp.abs(promised.retain)
-    forget = _mean(jnp.abs(measured.forget - promised.forget), trial.present) - noise.forget
+    # A promised rise of the retain loss is a price, and makes no error smaller.
+    size = _mean(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
+    forget = _mean(_miss(trial, level), trial.present) - noise.forget
     retain = measured.retain - promised.retain - noise.retain
     beyond = trial.elsewhere - jnp.maximum(promised.retain, 0.0) - noise.retain
     elsewhere = MEMORY * trust.elsewhere + (1.0 - MEMORY) * beyond.astype(jnp.float32)
@@ -126,13 +127,25 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     return Judgement(accepted, error, kept)
 
 
-def _wanted(trial: Trial, level: Level | None) -> Float[Array, " m"]:
-    """The size of each promised change of a forget loss, as far as it leads to the level."""
-    promised = trial.promised.forget
+def _gain(trial: Trial, level: Level | None) -> Float[Array, " m"]:
+    """The size of each change of a forget loss, promised or achieved, as far as it leads to the level."""
+    promised, measured = trial.promised.forget, trial.measured.forget
     if level is None:
         return jnp.abs(promised)
     gap = level.gap(trial.losses.forget)
-    return jnp.where(promised * gap > 0, jnp.minimum(jnp.abs(promised), jnp.abs(gap)), 0.0)
+    useful = [jnp.where(change * gap > 0, jnp.minimum(jnp.abs(change), jnp.abs(gap)), 0.0) for change in (promised, measured)]
+    return jnp.maximum(useful[0], useful[1])
+
+
+def _miss(trial: Trial, level: Level | None) -> Float[Array, " m"]:
+    """How far each forget loss is from what was promised; with a level, from between the promise and the level."""
+    promised, measured = trial.promised.forget, trial.measured.forget
+    if level is None:
+        return jnp.abs(measured - promised)
+    lowest, highest = level.bounds(trial.losses.forget)
+    below = jnp.minimum(promised, lowest) - measured
+    above = measured - jnp.maximum(promised, highest)
+    return jnp.maximum(jnp.maximum(below, above), 0.0)
 
 
 def _share(excess: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:

@@ -71,6 +71,11 @@ class Level:
         gap = jnp.asarray(self.value, loss.dtype) - loss
         return jnp.where((gap < 0) & (gap >= -self.band), 0.0, gap)
 
+    def bounds(self, loss: Float[Array, "*m"]) -> tuple[Float[Array, "*m"], Float[Array, "*m"]]:
+        """The changes of the forget loss that lead to the level and to the top of the band."""
+        lowest = jnp.asarray(self.value, loss.dtype) - loss
+        return lowest, lowest + self.band
+
     def remaining(self, loss: Float[Array, "*m"], step: Array, scale: Float[Array, ""] | float = 1.0) -> Remaining:
         """The rise of the forget loss that is required, and the most that is allowed, per unit of learning rate.
 

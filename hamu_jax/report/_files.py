@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hamu_jax._base.environment import environment, provenance
 from hamu_jax._base.history import json_row, write_whole
 from hamu_jax._base.markdown import escape, paragraphs, table
 from hamu_jax._driver.unlearn import Unlearned
 from hamu_jax._transform.trade_off import TradeOff
 from hamu_jax.report import _plots
 from hamu_jax.report._conclusion import Models, tone
-from hamu_jax.report._environment import environment, provenance
 from hamu_jax.report._numbers import show
 from hamu_jax.report._page import Section, page
 from hamu_jax.report._plots import plot_evaluations, plot_hardness, plot_promises, plot_trade_off, save_figure

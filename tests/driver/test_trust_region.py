@@ -28,15 +28,17 @@ def trial(forget: tuple[Any, Any], retain: tuple[float, float], elsewhere: float
 @pytest.mark.parametrize(
     ("forget", "retain", "error", "accepted", "factor"),
     [
-        ((0.3, 0.3), (0.1, 0.1), 0.0, True, 1.25),
-        ((0.3, 0.3), (0.1, -9.0), 0.0, True, 1.25),  # better for the retain loss than promised is no error
-        ((0.3, 0.38), (0.1, 0.1), 0.2, True, 1.25),
-        ((0.3, 0.18), (0.1, 0.1), 0.3, True, 1.0),
+        ((0.3, 0.3), (-0.1, -0.1), 0.0, True, 1.25),
+        ((0.3, 0.3), (-0.1, -9.0), 0.0, True, 1.25),  # better for the retain loss than promised is no error
+        ((0.3, 0.38), (-0.1, -0.1), 0.2, True, 1.25),
+        ((0.3, 0.18), (-0.1, -0.1), 0.3, True, 1.0),
         ((0.3, 0.3), (-0.1, 0.14), 0.6, True, 2 / 3),
-        ((0.3, 0.75), (0.1, 0.1), 1.125, False, 0.5),  # a rise beyond the promise is one too
-        ((0.3, 0.3), (0.1, np.inf), np.nan, False, 0.5),
-        ((0.3, np.nan), (0.1, 0.1), np.nan, False, 0.5),
-        (([0.1, 0.3], [0.3, 0.1]), (0.2, 0.2), 0.5, True, 1.0),  # requests that miss in opposite directions both miss
+        ((0.3, 0.3), (0.3, 0.5), 2 / 3, True, 2 / 3),  # a promised rise of the retain loss makes no error smaller
+        ((0.3, 0.75), (-0.1, -0.1), 1.125, False, 0.5),  # a rise beyond the promise is one too
+        ((0.3, -0.1), (0.3, 0.3), 4 / 3, False, 0.5),
+        ((0.3, 0.3), (-0.1, np.inf), np.nan, False, 0.5),
+        ((0.3, np.nan), (-0.1, -0.1), np.nan, False, 0.5),
+        (([0.1, 0.3], [0.3, 0.1]), (-0.2, -0.2), 0.5, True, 1.0),  # requests that miss in opposite directions both miss
     ],
 )
 def test_errors_by_hand(forget: Any, retain: Any, error: float, accepted: bool, factor: float) -> None:
@@ -91,6 +93,17 @@ def test_beyond_the_level_no_change_counts() -> None:
     assert judge(START, step, Level(0.5)).error == pytest.approx(0.3 / 0.1, abs=1e-5)
     fall = trial((-0.4, -0.4), (-0.1, 0.2))
     assert judge(START, fall, Level(0.5)).error == pytest.approx(0.3 / 0.5, abs=1e-5)
+
+
+def test_more_than_promised_is_no_error_up_to_the_level() -> None:
+    """At a forget loss of 1: a rise of 0.5 where 0.1 was promised."""
+    step = trial((0.1, 0.5), (-0.1, -0.1))
+    assert judge(START, step).error == pytest.approx(0.4 / 0.2, abs=1e-5)
+    assert judge(START, step, Level(2.0)).error == pytest.approx(0.0, abs=1e-5)
+    assert judge(START, step, Level(1.2)).error == pytest.approx(0.3 / 0.3, abs=1e-5)  # 0.3 above the level
+    assert judge(START, step, Level(1.2, band=0.3)).error == pytest.approx(0.0, abs=1e-5)
+    short = trial((0.3, 0.1), (-0.1, -0.1))
+    assert judge(START, short, Level(2.0)).error == pytest.approx(0.2 / 0.4, abs=1e-5)
 
 
 @pytest.mark.parametrize("start", [0.0, -1.0, np.nan, np.inf, "long", None])

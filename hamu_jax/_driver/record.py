@@ -1,0 +1,174 @@
+"""The deletion record: what was forgotten, from which model, how far, and at which cost, in a file that can be verified."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from hamu_jax._base import validate
+from hamu_jax._base.environment import environment
+from hamu_jax._base.history import History, json_row, write_whole
+from hamu_jax._base.key_paths import path_name
+
+FORMAT = 1
+_PROMISED = ("retain_promised", "retain_measured", "forget_promised", "forget_measured")
+_HARDNESS = ("kappa", "cosine", "angle", "retain_norm", "forget_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeletionRecord:
+    """A deletion record, from `Forgotten.record` or from a file.
+
+    Attributes:
+      content: plain values, as JSON holds them. `hash` is the SHA-256 of the rest, `previous` that of the record before it.
+    """
+
+    content: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """The hash that the record carries."""
+        return self.content["hash"]
+
+    def is_intact(self) -> bool:
+        """Whether nothing in the record was changed since it was made."""
+        return self.content.get("hash") == record_hash(self.content)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the record as JSON, whole or not at all."""
+        write_whole(path, json.dumps(self.content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> "DeletionRecord":
+        """Reads what `write` wrote; `is_intact` says whether it was changed.
+
+        Raises:
+          ValueError: naming the file, if it is not a record.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: got a file that cannot be read as a deletion record ({error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"{path}: got another kind of JSON, expected a deletion record of format {FORMAT}")
+        return DeletionRecord(content)
+
+
+def record_hash(content: dict[str, Any]) -> str:
+    """The SHA-256 of a record's canonical JSON, without its own hash."""
+    rest = {name: value for name, value in content.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def content_hash(tree: Any) -> str:
+    """The SHA-256 of a pytree of arrays: path, dtype, shape and bytes of every leaf, whatever the containers."""
+    lines = [
+        f"{path_name(path)} {np.asarray(leaf).dtype}{list(np.shape(leaf))} {_digest(np.asarray(leaf))}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def row_hashes(data: Any) -> list[str]:
+    """A hash for each example of a data set: 32 hexadecimal digits of the SHA-256 of its values in all leaves."""
+    leaves = sorted((path_name(path), np.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(data))
+    size = validate.batch("data", data)
+    rows = [np.ascontiguousarray(leaf).reshape(size, -1).view(np.uint8).reshape(size, -1) for _, leaf in leaves]
+    return [hashlib.sha256(b"".join(leaf[i].tobytes() for leaf in rows)).hexdigest()[:32] for i in range(size)]
+
+
+def overlap(retain: Any, forget: Any) -> list[tuple[int, int]]:
+    """The rows `(retain, forget)` with the same content; of equal retain rows the first."""
+    known: dict[str, int] = {}
+    for row, digest in enumerate(row_hashes(retain)):
+        known.setdefault(digest, row)
+    return [(known[digest], row) for row, digest in enumerate(row_hashes(forget)) if digest in known]
+
+
+def build_record(
+    outcome: dict[str, Any],
+    *,
+    request_id: str,
+    approved_by: str | None,
+    rows: Sequence[Any] | None,
+    previous: DeletionRecord | None,
+    params: tuple[Any, Any],
+    data: dict[str, Any],
+    history: History,
+    best_step: int,
+) -> DeletionRecord:
+    """Puts a record together.
+
+    Raises:
+      ValueError: if a retain example is also a forget example, or a previous record forgot it; if `previous` was changed, or
+        ends with other parameters than these begin with.
+    """
+    if common := overlap(data["retain"], data["forget"]):
+        raise ValueError(
+            f"retain: got {len(common)} examples that are in the forget set too, the first at retain row {common[0][0]} and "
+            f"forget row {common[0][1]}, expected none"
+        )
+    before, after = (content_hash(tree) for tree in params)
+    if previous is not None:
+        _check_previous(previous, before, data["retain"])
+    taken = [row for row in history.rows if row["step"] < best_step and row.get("step_accepted", True)]
+    changes = {name: sum(row[name] for row in taken if row.get(name) is not None) for name in _PROMISED}
+    content = {
+        "format": FORMAT,
+        "request_id": str(request_id),
+        "approved_by": approved_by,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "rows": None if rows is None else [row if isinstance(row, str | int) else str(row) for row in rows],
+        "previous": None if previous is None else previous.hash,
+        **outcome,
+        "changes": changes,
+        "hardness": {name: history.rows[0].get(name) for name in _HARDNESS},
+        "params": {"before": before, "after": after},
+        "data": {name: _described(examples) for name, examples in data.items() if examples is not None},
+        "forget_rows": row_hashes(data["forget"]),
+        "environment": environment(),
+    }
+    plain = json_row(content)
+    return DeletionRecord({**plain, "hash": record_hash(plain)})
+
+
+def check_chain(record: DeletionRecord, previous: DeletionRecord) -> str | None:
+    """What is wrong with a record's place after another, in words; None if nothing is."""
+    if not previous.is_intact():
+        return "the previous record was changed"
+    if record.content["previous"] != previous.hash:
+        return "it names another record as the one before it"
+    if record.content["params"]["before"] != previous.content["params"]["after"]:
+        return "it does not begin with the parameters that the previous record ends with"
+    return None
+
+
+def _check_previous(previous: DeletionRecord, before: str, retain: Any) -> None:
+    """Raises unless a new record may follow a previous one."""
+    if not previous.is_intact():
+        raise ValueError("previous: got a record that was changed since it was made, expected an intact one")
+    if previous.content["params"]["after"] != before:
+        raise ValueError("params: got parameters that the previous record does not end with, expected those")
+    forgotten = set(previous.content["forget_rows"])
+    again = [row for row, digest in enumerate(row_hashes(retain)) if digest in forgotten]
+    if again:
+        raise ValueError(
+            f"retain: got {len(again)} examples that the previous request forgot, the first at row {again[0]}, expected none"
+        )
+
+
+def _described(data: Any) -> dict[str, Any]:
+    """The size and the hash of a data set."""
+    return {"examples": validate.batch("data", data), "hash": content_hash(data)}
+
+
+def _digest(array: np.ndarray) -> str:
+    """The SHA-256 of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
