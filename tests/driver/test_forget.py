@@ -156,7 +156,7 @@ def test_a_forget_set_without_a_gradient_is_not_forgotten() -> None:
     ("options", "message"),
     [
         ({}, "level: got None with unseen=None, expected unseen=data of the same kind"),
-        ({"level": np.nan}, "value: got nan, expected a finite number"),
+        ({"level": np.nan}, "level: got nan, expected a finite number"),
         ({"level": (1.0, 2.0)}, "level: got 2 numbers, expected a number"),
         ({"level": 1.0, "tolerance": 0.0}, "tolerance: got 0.0, expected a positive number"),
         ({"level": 1.0, "max_cost": -1.0}, "max_cost: got -1.0, expected a number of at least 0"),
