@@ -98,7 +98,7 @@ def per_example(
     if jnp.shape(values) != (size,):
         raise ValueError(
             f"{function}: got a result of shape {jnp.shape(values)} for {name} of {size} examples, "
-            f"expected ({size},): one {'loss' if function == 'loss' else 'number'} an example"
+            f"expected ({size},): one {'loss' if function == 'loss' else 'number'} per example"
         )
     if function == "loss" and not jnp.issubdtype(jnp.result_type(values), jnp.floating):
         raise TypeError(f"loss: got {jnp.result_type(values)}, expected floating-point losses: others have no gradient")

@@ -146,7 +146,7 @@ def _check_gradients(retain: Tree, forget: Tree | None) -> None:
         )
     if isinstance(forget, ImplicitStack):
         raise ValueError("forget_grads: got an ImplicitStack, expected a gradient; with forget_axis=0 the transform takes it")
-    validate.gradients("updates (the retain gradient)", retain)
+    validate.gradients("updates (the retain gradient)", retain, some=True)
     validate.gradients("forget_grads", forget)
     validate.same_structure("forget_grads", forget, "updates (the retain gradient)", retain, hint=WRAPPERS)
 

@@ -47,15 +47,15 @@ def test_batches_from_a_loader(expected: hamu_jax.Unlearned) -> None:
     assert expected.steps == 12
 
 
-def test_requests_a_guarantee_and_an_evaluation() -> None:
-    """All that the driver has, at once: uneven requests, halving, measured promises, splits that do not divide."""
+def test_requests_a_trust_region_and_an_evaluation() -> None:
+    """All that the driver has, at once: uneven requests, judged steps, measured promises, splits that do not divide."""
     owner = {"owner": (np.arange(15) % 3).astype(np.int32)}
     forget = {**examples(2, 15), **owner}
     options: dict[str, Any] = {
         "forget": forget,
         "batch_size": (11, 15),
         "forget_groups": hamu_jax.Groups(lambda batch: batch["owner"], 3),
-        "guarantee": hamu_jax.Guarantee(),
+        "trust_region": hamu_jax.TrustRegion(),
         "evaluation": hamu_jax.Evaluation({"retain": RETAIN, "forget": forget}, every=2, batch_size=33),
         "measure_every": 1,
     }

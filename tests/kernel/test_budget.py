@@ -56,6 +56,6 @@ def test_a_function_of_the_wrong_shape() -> None:
 
 
 def test_an_unknown_name() -> None:
-    message = r"distribution: got 'even', expected one of grad_norm, uniform, softmax, relative, or a function"
+    message = r"distribution: got 'even', expected one of grad_norm, uniform, softmax, relative, cosine, or a function"
     with pytest.raises(ValueError, match=message):
         of("even")

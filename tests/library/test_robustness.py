@@ -113,7 +113,7 @@ def test_a_loss_that_does_not_move() -> None:
     hardness = hamu_jax.get_hardness(result.state)
     np.testing.assert_array_equal(hardness.regime, Regime.INFEASIBLE)
     assert np.all(hardness.finite)
-    assert (result.status, bool(hardness.unavoidable)) == ("completed", False)
+    assert (result.status, bool(hardness.unavoidable)) == ("ineffective", False)
 
 
 def test_forgetting_what_is_kept() -> None:

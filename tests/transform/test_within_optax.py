@@ -96,7 +96,7 @@ def test_wrappers_are_mentioned(wrapped: Any) -> None:
         (lambda: hamu_jax.hamu("fast", 0.5), "learning_rate: got 'fast', expected a number of at least 0 or an optax schedule"),
         (lambda: hamu_jax.combine(rules.gru), "rule: got the function gru, expected a Rule"),
         (lambda: hamu_jax.combine("gru"), "rule: got 'gru', expected a Rule"),
-        (lambda: hamu_jax.hardness({}, {}), "params: got a pytree without arrays"),
+        (lambda: hamu_jax.hardness({}, {}), "retain_grads: got a pytree without arrays"),
         (lambda: hamu_jax.paired_value_and_grad(None), "loss: got None, expected a function loss(params, batch) -> [batch]"),
     ],
 )
