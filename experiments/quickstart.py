@@ -4,11 +4,9 @@ Trains a small convolutional network on scikit-learn's digits, trains it again w
 that class with HAMU-Q, and compares the three. All settings were chosen on the validation split.
 """
 
-import tyro
-
 from experiments.digits.config import Quickstart
-from experiments.runs import command
+from experiments.runs.command import Command, main
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Quickstart, prog="python -m experiments.quickstart", description=__doc__)
-    command.run("experiments.digits.quickstart:run_quickstart", chosen)
+    command = Command(Quickstart, "experiments.digits.quickstart:run_quickstart", "", cache=False)
+    main("quickstart", __doc__, {"": command})

@@ -36,7 +36,7 @@ def run_axis(modality: Modality, name: str, settings: Any, mesh: Any) -> list[Po
     ]
     for seeds, value, method in announced(runs, lambda run: _line(axis.setting, *run)):
         changes = {**axis.fixed, axis.setting: value, "method": method}
-        record = modality.record(run_settings(settings, seeds, **changes), mesh)
+        record = modality.trained_record(run_settings(settings, seeds, **changes), mesh)
         records.setdefault((method, value), []).append(record)
     return [_point(modality, method, value, records[method, value]) for method in methods for value in shown]
 

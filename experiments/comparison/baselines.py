@@ -27,7 +27,7 @@ def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
 
     def add(pair: Seeds, some: list[Setting]) -> None:
         for setting in announced(some, lambda setting: _line(setting, pair)):
-            record = modality.record(_run_settings(settings, setting, pair), mesh)
+            record = modality.trained_record(_run_settings(settings, setting, pair), mesh)
             results.runs[pair][setting], results.models[pair] = record, record["models"]
 
     for pair in whole:

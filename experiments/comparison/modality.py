@@ -26,8 +26,9 @@ class Modality:
       program: the package, as in `python -m experiments.vision`.
       axes: what can be varied, by the sweep's name.
       label: `label(problem)`, the problem in a title.
-      record: `record(settings, mesh)`, a run's record; the run and its models are made if they are missing.
-      scenario: `scenario(settings, mesh)`, model and data; models are made if they are missing.
+      record: `record(settings, mesh)`, a run's record; the run is made if it is missing.
+      scenario: `scenario(settings, mesh)`, model and data.
+      train_missing: `train_missing(settings, mesh)` trains the models that are missing; called before each of the above.
       explained: what the numbers are, in words with `{trained}` models and `{seeds}` runs.
       chosen: how settings are chosen, in words with `{seeds}`.
       measured: `measured(settings, mesh)`, all numbers of the `full`, the `retrained` and the `unlearned` model of a run.
@@ -39,7 +40,6 @@ class Modality:
       along: the columns of such a sweep's table.
       panels: the panels of such a sweep's picture: the numbers' names by title.
       model_per_seed: whether each seed of unlearning is also the seed of a model of its own, if `training_seeds` says nothing.
-      timed_steps: the steps of each method that `timing` measures in a round.
     """
 
     program: str
@@ -48,6 +48,7 @@ class Modality:
     record: Callable[[Any, Any], Record]
     scenario: Callable[[Any, Any], Scenario]
     explained: str
+    train_missing: Callable[[Any, Any], None] = lambda settings, mesh: None  # noqa: ARG005
     chosen: str = CHOSEN
     measured: Callable[[Any, Any], dict[str, Record]] | None = None
     judge: Judge = OF_ACCURACY
@@ -57,7 +58,6 @@ class Modality:
     along: Mapping[str, str] = dataclasses.field(default_factory=lambda: ALONG)
     panels: Mapping[str, str] = dataclasses.field(default_factory=lambda: PANELS)
     model_per_seed: bool = False
-    timed_steps: int = 5
 
     @property
     def sweeps(self) -> tuple[str, ...]:
@@ -67,3 +67,8 @@ class Modality:
     def all_measured(self, settings: Any, mesh: Any) -> dict[str, Record]:
         """All numbers of the three models of a run."""
         return all_models(self.record(settings, mesh)) if self.measured is None else self.measured(settings, mesh)
+
+    def trained_record(self, settings: Any, mesh: Any) -> Record:
+        """A run's record; the run and its models are made if they are missing."""
+        self.train_missing(settings, mesh)
+        return self.record(settings, mesh)

@@ -1,10 +1,8 @@
 """One table of several trained models, each of which `sweep baselines` compared on its own, perhaps on another machine."""
 
-import tyro
-
 from experiments.comparison.config import Pool
-from experiments.runs import command
+from experiments.runs.command import Command, main
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Pool, prog="python -m experiments.comparison.pool_models", description=__doc__)
-    command.run("experiments.comparison.pooling:pool_models", chosen)
+    command = Command(Pool, "experiments.comparison.pooling:pool_models", "", cache=False)
+    main("comparison.pool_models", __doc__, {"": command})

@@ -1,27 +1,17 @@
 """What the library costs: benchmark, memory, communication; `--help` after each lists its options."""
 
-import tyro
-
 from experiments.cost.config import Benchmark, Communication, Memory
-from experiments.runs import command
-from experiments.runs.config import Group
+from experiments.runs.command import Command, main
 
-
-def benchmark(settings: Group[Benchmark]) -> None:
-    """Measures times and memory, each against its target and, with a clone of the paper's code, against PyTorch."""
-    command.run("experiments.cost.benchmark:run_benchmark", settings)
-
-
-def memory(settings: Group[Memory]) -> None:
-    """Says what memory a step needs on each device, from the compiled program of a model that is never made."""
-    command.run("experiments.cost.memory:on_virtual_devices", settings)
-
-
-def communication(settings: Group[Communication]) -> None:
-    """Says what devices send each other in one step, from the compiled program, and by a formula on 4,096 devices."""
-    command.run("experiments.cost.communication:on_virtual_devices", settings)
-
+HERE = "experiments.cost"
+BENCHMARK = "Measures times and memory, each against its target and, with a clone of the paper's code, against PyTorch."
+MEMORY = "Says what memory a step needs on each device, from the compiled program of a model that is never made."
+COMMUNICATION = "Says what devices send each other in one step, from the compiled program, and by a formula on 4,096 devices."
+COMMANDS = {
+    "benchmark": Command(Benchmark, f"{HERE}.benchmark:run_benchmark", BENCHMARK, cache=False),
+    "memory": Command(Memory, f"{HERE}.memory:on_virtual_devices", MEMORY, cache=False),
+    "communication": Command(Communication, f"{HERE}.communication:on_virtual_devices", COMMUNICATION, cache=False),
+}
 
 if __name__ == "__main__":
-    commands = {"benchmark": benchmark, "memory": memory, "communication": communication}
-    tyro.extras.subcommand_cli_from_dict(commands, prog="python -m experiments.cost", description=__doc__)
+    main("cost", __doc__, COMMANDS)

@@ -13,7 +13,8 @@ from experiments.cost import benchmarked_models
 from experiments.cost.benchmarked_models import BenchmarkedModel
 from experiments.cost.pytorch_process import Reference
 from experiments.cost.rows import Row, Scale, alone, compared
-from experiments.cost.timing import Seconds, clocked, interleaved
+from experiments.runs.timing import Seconds, clocked, interleaved
+from experiments.runs.unlearning import step_of
 from hamu_jax import metrics, rules
 
 PAPER, OWN_GDIFF, FLOOR = "the paper's PyTorch", "our own gradient difference", "memory bandwidth"
@@ -72,9 +73,9 @@ def per_example(scale: Scale, reference: Reference | None) -> list[Row]:
     seconds = interleaved(functions, scale.repeats)
     title = f"{model.title}, {scale.images} images"
     rows = [compared(f"{title}: profile", "one gradient of the same", seconds["profile"], seconds["gradient"], target=1.5)]
-    for name, own, target in (("profile", "profile", 0.2), ("gradients", "every", None)):
+    for name, ours, target in (("profile", "profile", 0.2), ("gradients", "every", None)):
         if "paper" in seconds:
-            rows.append(compared(f"{title}: {name}", "torch.func's gradients", seconds[own], seconds["paper"], target=target))
+            rows.append(compared(f"{title}: {name}", "torch.func's gradients", seconds[ours], seconds["paper"], target=target))
     return rows
 
 
@@ -161,15 +162,8 @@ def _taking(model: BenchmarkedModel) -> Callable[..., tuple[Any, Any]]:
 
 def _stepping(model: BenchmarkedModel, rule: rules.Rule | None = None) -> Callable[..., tuple[Any, Any]]:
     """The whole step."""
-    optimizer, gradients = model.optimizer(rule), hamu_jax.paired_value_and_grad(model.loss)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, state: Any, retain: Any, forget: Any) -> tuple[Any, Any]:
-        _, grads = gradients(params, retain, forget)
-        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
-        return optax.apply_updates(params, updates), state
-
-    return step
+    step = step_of(hamu_jax.paired_value_and_grad(model.loss), model.optimizer(rule))
+    return jax.jit(lambda *arguments: step(*arguments)[:2], donate_argnums=(0, 1))
 
 
 def _update_of(model: BenchmarkedModel) -> float:

@@ -1,4 +1,4 @@
-"""What is benchmarked against PyTorch: the same model with the same weights and batches on either side."""
+"""The models that are benchmarked against PyTorch: the same model with the same weights and batches on either side."""
 
 import dataclasses
 import tempfile
@@ -65,11 +65,11 @@ def resnet20(reference: Reference | None, *, images: int, small: bool = False) -
         for _ in range(2)
     ]
     model = ResNet(10, blocks=1 if small else 3, rngs=nnx.Rngs(0))
-    with tempfile.TemporaryDirectory() as place:
-        _write(Path(place), written)
+    with tempfile.TemporaryDirectory() as directory:
+        _write(Path(directory), written)
         if reference is not None:
-            reference.ask("prepare", name="resnet20", place=place, settings=SETTINGS)
-            load_torch(model, load_file(Path(place) / "weights.safetensors"))
+            reference.ask("prepare", name="resnet20", directory=directory, settings=SETTINGS)
+            load_torch(model, load_file(Path(directory) / "weights.safetensors"))
     graph, params, statistics = nnx.split(model, nnx.Param, ...)
     loss = objectives.cross_entropy(lambda p, batch: nnx.merge(graph, p, statistics)(batch["image"]))
     batches = [{"image": jnp.asarray(x["pixel_values"]), "label": jnp.asarray(x["labels"], jnp.int32)} for x in written]
@@ -82,16 +82,16 @@ def language_model(reference: Reference | None, *, config: LlamaConfig, sequence
     # Few parameters of the usual size would have gradients below 1e-6, which the paper's code takes for zero.
     weights = llama.init(config, jax.random.key(0), deviation=0.2 if config is TINY else 0.02)
     adapter = lora.init(adapted, weights, jax.random.key(1))
-    for number, own in enumerate(adapter.values()):  # as after some training: with B = 0 the gradient of A is 0
-        own["b"] = 0.01 * jax.random.normal(jax.random.key(2 + number), own["b"].shape)
+    for number, matrices in enumerate(adapter.values()):  # as after some training: with B = 0 the gradient of A is 0
+        matrices["b"] = 0.01 * jax.random.normal(jax.random.key(2 + number), matrices["b"].shape)
     rng = np.random.default_rng(0)
     tokens = [rng.integers(0, config.vocabulary, sequences) for _ in range(2)]
     if reference is not None:
-        with tempfile.TemporaryDirectory() as place:
-            hf_format.save(Path(place) / "model", config, weights)
-            peft_format.save(Path(place) / "adapter", adapted, adapter)
-            _write(Path(place), [{"input_ids": x, "labels": x} for x in tokens])
-            reference.ask("prepare", name="lora", place=place, settings=SETTINGS)
+        with tempfile.TemporaryDirectory() as directory:
+            hf_format.save(Path(directory) / "model", config, weights)
+            peft_format.save(Path(directory) / "adapter", adapted, adapter)
+            _write(Path(directory), [{"input_ids": x, "labels": x} for x in tokens])
+            reference.ask("prepare", name="lora", directory=directory, settings=SETTINGS)
     network, base = llama.Network(config, adapted), Frozen(weights)
     apply = objectives.causal_cross_entropy(lambda p, batch: llama.forward(network, base(), batch["tokens"], adapter=p))
     batches = [
@@ -104,31 +104,31 @@ def language_model(reference: Reference | None, *, config: LlamaConfig, sequence
 def dense(reference: Reference | None, *, config: LlamaConfig) -> BenchmarkedModel:
     """All weights of a Llama, and random gradients that have something in common."""
     shapes = llama.abstract(config)
-    common, *own = (llama.init(config, jax.random.key(number), deviation=1.0) for number in range(3))
-    grads = [jax.tree.map(lambda x, y: 1e-4 * (x + y), common, one) for one in own]
-    del common, own
+    common, *separate = (llama.init(config, jax.random.key(number), deviation=1.0) for number in range(3))
+    grads = [jax.tree.map(lambda x, y: 1e-4 * (x + y), common, other) for other in separate]
+    del common, separate
     if reference is not None:
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as directory:
             for part, grad in zip(("retain", "forget"), grads, strict=True):
-                hf_format.write_tensors(Path(place) / f"{part}.safetensors", hf_format.scatter(config, grad))
-            reference.ask("prepare", name="dense", place=place, settings=SETTINGS)
+                hf_format.write_tensors(Path(directory) / f"{part}.safetensors", hf_format.scatter(config, grad))
+            reference.ask("prepare", name="dense", directory=directory, settings=SETTINGS)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return BenchmarkedModel(f"{_millions(shapes)} dense parameters", params, llama.blocks, tuple(grads))
 
 
 def _of_loss(title: str, params: Any, blocks: Any, loss: Any, batches: list[Any]) -> BenchmarkedModel:
-    """With its gradients."""
+    """The model of a loss, with both gradients at its batches."""
     grads = jax.jit(lambda p, retain, forget: hamu_jax.paired_value_and_grad(loss)(p, retain, forget)[1])(params, *batches)
     return BenchmarkedModel(title, params, blocks, tuple(grads), loss, tuple(batches))
 
 
-def _write(place: Path, batches: list[dict[str, np.ndarray]]) -> None:
+def _write(directory: Path, batches: list[dict[str, np.ndarray]]) -> None:
     """Both batches, for PyTorch."""
     for part, batch in zip(("retain", "forget"), batches, strict=True):
-        np.savez(place / f"{part}.npz", **batch)
+        np.savez(directory / f"{part}.npz", **batch)
 
 
 def _millions(weights: Any) -> str:
-    """How many parameters."""
+    """The number of parameters, in words."""
     count = sum(leaf.size for leaf in jax.tree.leaves(weights))
     return f"{count / 1e6:.0f}M" if count >= 1e6 else str(count)  # noqa: PLR2004

@@ -7,6 +7,7 @@ operation with its bytes, and compares their sum with the formula by which the p
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import hamu_jax
 from experiments.cost.config import Communication
 from experiments.runs.devices import request_virtual_devices
 from experiments.runs.provenance import settings_record, write_results
+from experiments.runs.unlearning import step_of
 from hamu_jax import report, sharding
 
 MESHES = ("data=8", "data=4,objective=2", "data=2,fsdp=4", "fsdp=8", "data=2,objective=2,fsdp=2")
@@ -89,9 +91,8 @@ def compiled_step(loss: Any, params: Any, batches: Sequence[Any], optimizer: Any
 
     def step(params: Any, state: Any, retain: sharding.Padded, forget: sharding.Padded) -> Any:
         weights = {"retain_weights": retain.weights, "forget_weights": forget.weights}
-        _, grads = paired(params, retain.batch, forget.batch, **weights)
-        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
-        return optax.apply_updates(params, updates), state
+        gradients = functools.partial(paired, **weights)
+        return step_of(gradients, optimizer)(params, state, retain.batch, forget.batch)[:2]
 
     placed = jax.device_put(params, shardings)
     jitted = jax.jit(step, out_shardings=(shardings, None))

@@ -38,8 +38,8 @@ def measure(scale: Scale, reference: Reference | None) -> list[Row]:
     title = _title(scale)
     with tempfile.TemporaryDirectory() as cache:
         for case in ("nothing compiled yet", "compiled by a process before"):
-            found = _in_subprocess("hamu", scale, {"JAX_COMPILATION_CACHE_DIR": cache, **WITH_CACHE})
-            rows.append({"case": f"{title}, {case}", **{key: found[key] for key in ("seconds", "compiled", "from_cache")}})
+            measured = _in_subprocess("hamu", scale, {"JAX_COMPILATION_CACHE_DIR": cache, **WITH_CACHE})
+            rows.append({"case": f"{title}, {case}", **{key: measured[key] for key in ("seconds", "compiled", "from_cache")}})
     rows[0]["ratio"] = 1.0
     rows[1] |= {"ratio": rows[1]["seconds"] / rows[0]["seconds"], "target": "nothing compiled", "met": rows[1]["compiled"] == 0}
     return rows
@@ -49,8 +49,8 @@ def step_memory(scale: Scale, reference: Reference | None) -> list[Row]:
     """HAMU beside gradient difference, and PyTorch."""
     rows: list[Row] = []
     for rule in RULES:
-        found = _in_subprocess(rule, scale, {})
-        rows.append({"case": f"{_title(scale)}: {rule}", "peak_mb": found["peak"] / 1e6})
+        measured = _in_subprocess(rule, scale, {})
+        rows.append({"case": f"{_title(scale)}: {rule}", "peak_mb": measured["peak"] / 1e6})
     if reference is not None:
         clone = reference.again()
         with clone:

@@ -11,7 +11,7 @@ import hamu_jax
 from experiments.cost import against_pytorch, first_step, process_memory, small_models
 from experiments.cost.pytorch_process import Reference
 from experiments.cost.rows import Row, Scale, compared, judged
-from experiments.cost.timing import clocked, interleaved, spread
+from experiments.runs.timing import clocked, interleaved, spread
 from hamu_jax import rules
 
 
@@ -71,8 +71,8 @@ def projected(scale: Scale) -> list[Row]:
             seconds = interleaved({"solve": clocked(lambda p=problem: solve(p))}, scale.repeats)["solve"]
             solution = solve(problem).solution
             assert solution is not None, "a rule for many requests gives one"
-            found = {"fraction": float(solution[0]), "kkt": float(solution[2])}
-            rows.append({"case": f"m = {m}, {kind}", **spread(seconds), **found})
+            quality = {"fraction": float(solution[0]), "kkt": float(solution[2])}
+            rows.append({"case": f"m = {m}, {kind}", **spread(seconds), **quality})
     return rows
 
 
@@ -82,19 +82,19 @@ def _requests(m: int, cosine: float) -> rules.Problem:
     rows = rng.standard_normal((m + 1, 4 * m + 8))
     rows[1:] += 0.3 * rng.standard_normal(rows.shape[1]) + 0.02 * rows[0]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    gram, one = jnp.asarray(rows @ rows.T, jnp.float32), jnp.ones((), jnp.float32)
-    return rules.Problem(gram, 0.0 * one, jnp.full(m, cosine, jnp.float32), one)
+    gram, unit = jnp.asarray(rows @ rows.T, jnp.float32), jnp.ones((), jnp.float32)
+    return rules.Problem(gram, 0.0 * unit, jnp.full(m, cosine, jnp.float32), unit)
 
 
 def peak_memory(scale: Scale) -> list[Row]:
     """The peak of a process, against that of one which forms a microbatch of gradients and holds the same data."""
-    found = {case: process_memory.in_subprocess(case, scale.profile, scale.microbatch) for case in process_memory.CASES}
+    measured = {case: process_memory.in_subprocess(case, scale.profile, scale.microbatch) for case in process_memory.CASES}
     rows: list[Row] = []
-    for case, values in found.items():
+    for case, values in measured.items():
         size = scale.microbatch if case == "gradients" else scale.profile
         above = values["peak"] - values["before"]
         row = {"case": f"{case}, {size} examples", "peak_mb": values["peak"] / 1e6, "above_start_mb": above / 1e6}
-        ratio = values["peak"] / found["gradients"]["peak"]
+        ratio = values["peak"] / measured["gradients"]["peak"]
         rows.append(judged({**row, "ratio": ratio}, 1.3))
     return rows
 

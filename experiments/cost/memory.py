@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import hamu_jax
@@ -26,6 +25,7 @@ from experiments.models import llama, lora
 from experiments.models.llama_config import LlamaConfig
 from experiments.runs.devices import request_virtual_devices
 from experiments.runs.provenance import settings_record, write_results
+from experiments.runs.unlearning import step_of
 from hamu_jax import objectives, report, sharding
 
 MODELS = {
@@ -99,9 +99,7 @@ def abstract_step(settings: Memory, program: Program) -> tuple[Any, tuple[Any, .
 
         loss = objectives.causal_cross_entropy(logits)
         paired = sharding.paired_value_and_grad(loss, mesh, shardings)
-        losses, grads = paired(params, retain, forget)
-        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
-        return optax.apply_updates(params, updates), state, losses
+        return step_of(paired, optimizer)(params, state, retain, forget)
 
     batches = (batch(settings, mesh),) * 2
     jitted = jax.jit(step, donate_argnums=(0, 1), out_shardings=(shardings, None, None))

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, TypeAlias
 
-from experiments.cost.timing import ratios, spread
+from experiments.runs.timing import ratios, spread
 
 Row: TypeAlias = dict[str, Any]
 

@@ -45,7 +45,7 @@ class Problem:
         from hamu.methods.hamu import HAMUOptimizer  # noqa: PLC0415  (of the clone)
 
         self.trained, self.settings, self.model, self.batches = dict(trained), settings, model, batches or {}
-        self.held: tuple[Tensors, Tensors] = ({}, {})
+        self.clipped: tuple[Tensors, Tensors] = ({}, {})
         self.optimizer = HAMUOptimizer(
             SimpleNamespace(parameters=lambda: iter(self.trained.values())),
             lr=settings["learning_rate"],
@@ -64,11 +64,11 @@ class Problem:
 
     def hold(self, retain: Tensors, forget: Tensors) -> None:
         """Keeps clipped gradients for `put`."""
-        self.held = (self._clipped(retain), self._clipped(forget))
+        self.clipped = (self._clipped(retain), self._clipped(forget))
 
     def put(self) -> None:
         """Puts the held gradients where the optimizer looks for them."""
-        retain, forget = self.held
+        retain, forget = self.clipped
         self.optimizer._retain_grads = {id(p): retain[name] for name, p in self.trained.items()}
         for name, p in self.trained.items():
             p.grad = forget[name]
@@ -95,10 +95,10 @@ class Problem:
         trained = {name: p.detach() for name, p in self.trained.items()}
         rest = {name: x for name, x in self.model.state_dict().items() if name not in trained}
 
-        def one(params: Tensors, batch: Tensors) -> torch.Tensor:
+        def loss_of(params: Tensors, batch: Tensors) -> torch.Tensor:
             return functional_call(self.model, {**rest, **params}, kwargs={key: x[None] for key, x in batch.items()}).loss
 
-        return vmap(grad(one), in_dims=(None, 0))(trained, self.batches["retain"])
+        return vmap(grad(loss_of), in_dims=(None, 0))(trained, self.batches["retain"])
 
     @torch.no_grad()
     def evaluate(self) -> list[float]:
@@ -128,34 +128,35 @@ class Problem:
         return {name: x * factor for name, x in gradient.items()}
 
 
-def resnet20(place: Path, settings: Mapping[str, float]) -> Problem:
-    """The paper's network, whose weights are drawn and written if they are not there, and batches of images."""
+def resnet20(directory: Path, settings: Mapping[str, float]) -> Problem:
+    """The paper's network, whose weights are drawn and written if they are missing, and batches of images."""
     from hamu.models.resnet20 import ResNet20ForCIFAR, config  # noqa: PLC0415
 
     torch.manual_seed(0)
-    model, weights = ResNet20ForCIFAR(config), place / "weights.safetensors"
+    model, weights = ResNet20ForCIFAR(config), directory / "weights.safetensors"
     if not weights.exists():
         save_file(model.state_dict(), weights)
     model.load_state_dict(load_file(weights))
     model.set_batchnorm_training(False)
-    batches = _batches(place, pixel_values=lambda images: np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    batches = _batches(directory, pixel_values=lambda images: np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     return _of_model(model.train(), batches, settings)
 
 
-def lora(place: Path, settings: Mapping[str, float]) -> Problem:
+def lora(directory: Path, settings: Mapping[str, float]) -> Problem:
     """A Llama with adapters, and batches of tokens."""
     from peft import PeftModel  # noqa: PLC0415
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    base = AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
-    return _of_model(PeftModel.from_pretrained(base, place / "adapter", is_trainable=True).train(), _batches(place), settings)
+    base = AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, directory / "adapter", is_trainable=True)
+    return _of_model(model.train(), _batches(directory), settings)
 
 
-def dense(place: Path, settings: Mapping[str, float]) -> Problem:
+def dense(directory: Path, settings: Mapping[str, float]) -> Problem:
     """Parameters with given gradients."""
-    held = [_on_device(load_file(place / f"{part}.safetensors")) for part in ("retain", "forget")]
-    problem = Problem({name: torch.nn.Parameter(torch.zeros_like(x)) for name, x in held[0].items()}, settings)
-    problem.hold(*held)
+    gradients = [_on_device(load_file(directory / f"{part}.safetensors")) for part in ("retain", "forget")]
+    problem = Problem({name: torch.nn.Parameter(torch.zeros_like(x)) for name, x in gradients[0].items()}, settings)
+    problem.hold(*gradients)
     return problem
 
 
@@ -173,14 +174,14 @@ def _of_model(model: torch.nn.Module, batches: dict[str, Tensors], settings: Map
     return problem
 
 
-def _batches(place: Path, **change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Tensors]:
+def _batches(directory: Path, **change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Tensors]:
     """Both batches, which our side wrote."""
-    found: dict[str, Tensors] = {}
+    batches: dict[str, Tensors] = {}
     for part in ("retain", "forget"):
-        with np.load(place / f"{part}.npz") as held:
-            arrays = {name: change.get(name, lambda x: x)(held[name]) for name in held.files}
-        found[part] = _on_device({name: torch.from_numpy(x) for name, x in arrays.items()})
-    return found
+        with np.load(directory / f"{part}.npz") as file:
+            arrays = {name: change.get(name, lambda x: x)(file[name]) for name in file.files}
+        batches[part] = _on_device({name: torch.from_numpy(x) for name, x in arrays.items()})
+    return batches
 
 
 def _on_device(tensors: Tensors) -> Tensors:
@@ -193,10 +194,10 @@ class Worker:
 
     problem: Problem
 
-    def prepare(self, name: str, place: str, settings: dict[str, float]) -> dict[str, int]:
+    def prepare(self, name: str, directory: str, settings: dict[str, float]) -> dict[str, int]:
         """Makes a problem of what is in a directory."""
         vars(self).clear()
-        self.problem = PROBLEMS[name](Path(place), settings)
+        self.problem = PROBLEMS[name](Path(directory), settings)
         return {"parameters": sum(p.numel() for p in self.problem.trained.values()), "tensors": len(self.problem.trained)}
 
     def facts(self) -> dict[str, Any]:
@@ -210,10 +211,10 @@ class Worker:
         call: Callable[[], Any] = functools.partial(getattr(self.problem, what))
         _wait()
         begun = time.perf_counter()
-        kept = call()
+        result = call()
         _wait()
         seconds = time.perf_counter() - begun
-        del kept
+        del result
         return seconds
 
     def peak(self) -> int:

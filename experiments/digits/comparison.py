@@ -68,5 +68,4 @@ DIGITS = Modality(
     scenario=load_scenario,
     explained=EXPLAINED,
     model_per_seed=True,
-    timed_steps=100,
 )

@@ -8,14 +8,27 @@ from experiments.runs.config import Devices, Group, Logging, Method
 
 
 @dataclasses.dataclass(frozen=True)
-class Quickstart:
+class FullModel:
+    """How the full model of the quickstart, the assessment and the owners is trained.
+
+    Attributes:
+      out: the directory of the results.
+      seed: the seed of the split, the initial weights and the order of examples.
+      epochs: of training.
+    """
+
+    out: Path = Path("digits-out")
+    devices: Group[Devices] = Devices()
+    seed: int = 0
+    epochs: int = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Quickstart(FullModel):
     """The quickstart's settings.
 
     Attributes:
-      out: the directory of the report.
       forget_class: the digit to forget.
-      seed: the seed of the split, the initial weights and the order of examples.
-      epochs: of training.
       steps: the largest number of unlearning steps.
       forgotten_at: stop when the mean probability that the model gives the true label of the forgotten class's validation
         images is at most this.
@@ -25,10 +38,7 @@ class Quickstart:
     """
 
     out: Path = Path("quickstart-out")
-    devices: Group[Devices] = Devices()
     forget_class: int = 3
-    seed: int = 0
-    epochs: int = 25
     steps: int = 300
     forgotten_at: float = 0.001
     batch_size: int = 128
@@ -37,35 +47,26 @@ class Quickstart:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assessment:
-    """The assessment's settings; the model is trained as in the quickstart.
+class Assessment(FullModel):
+    """The assessment's settings.
 
     Attributes:
-      out: the directory of the assessment.
       forget_class: the digit to forget.
-      seed: the seed of the split, the initial weights and the order of examples.
-      epochs: of training.
       improvement: the cosine between each layer's step and its forget gradient that is required.
     """
 
     out: Path = Path("assess-out")
-    devices: Group[Devices] = Devices()
     forget_class: int = 3
-    seed: int = 0
-    epochs: int = 25
     improvement: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Owners:
+class Owners(FullModel):
     """The settings of the experiment with many owners.
 
     Attributes:
-      out: the directory of the results.
       owners: the number of people who ask.
       held: the training images of each.
-      seed: the seed of the split, the owners, the initial weights and the order of examples.
-      epochs: of training.
       steps: the largest number of unlearning steps.
       target: the mean loss over all owners' images at which unlearning stops.
       learning_rate: the learning rate of unlearning.
@@ -73,11 +74,8 @@ class Owners:
     """
 
     out: Path = Path("owners-out")
-    devices: Group[Devices] = Devices()
     owners: int = 20
     held: int = 10
-    seed: int = 0
-    epochs: int = 25
     steps: int = 200
     target: float = 1.0
     learning_rate: float = 0.05

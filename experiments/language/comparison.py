@@ -7,10 +7,8 @@ from experiments.comparison.modality import Modality
 from experiments.comparison.summary import Judge
 from experiments.comparison.sweep import run_sweep
 from experiments.language import models, runs
-from experiments.language.config import AXES, Sweep, Unlearning
+from experiments.language.config import AXES, Sweep
 from experiments.language.measures import VALIDATION
-from experiments.language.task import Task, build_task
-from experiments.runs.unlearning import Record, Scenario
 
 EXPLAINED = (
     "Mean ± standard deviation over runs: {trained} fine-tuned model(s), and {seeds} unlearning run(s) on each. With one model "
@@ -43,31 +41,13 @@ def sweep_questions(settings: Sweep, name: str, mesh: Any = None) -> Path:
     return run_sweep(QUESTIONS, name, settings, mesh)
 
 
-def train_and_run(settings: Unlearning, mesh: Any = None) -> Record:
-    """A run's record; the run and its models are made if they are missing."""
-    _train_missing(settings, mesh)
-    return runs.run_record(settings, mesh)
-
-
-def train_and_load(settings: Unlearning, mesh: Any = None) -> Scenario:
-    """Model and data; models are fine-tuned if they are missing."""
-    return runs.load_scenario(_train_missing(settings, mesh), settings.method.groups, settings.method.microbatch_size, mesh)
-
-
-def _train_missing(settings: Unlearning, mesh: Any) -> Task:
-    """Fine-tunes the models that are missing; the questions and the model."""
-    task = build_task(settings, mesh)
-    for kind in models.COMMANDS:
-        models.train_if_missing(task, kind)
-    return task
-
-
 QUESTIONS = Modality(
     program="language",
     axes=AXES,
     label=models.data_name,
-    record=train_and_run,
-    scenario=train_and_load,
+    record=runs.run_record,
+    scenario=runs.load_scenario,
+    train_missing=models.train_missing,
     explained=EXPLAINED,
     chosen=CHOSEN,
     measured=runs.all_measured,

@@ -10,8 +10,8 @@ import optax
 
 from experiments.data.questions import Question
 from experiments.language import base, measures
-from experiments.language.config import Problem
-from experiments.language.task import Task
+from experiments.language.config import ModelSettings, Problem
+from experiments.language.task import Task, build_task
 from experiments.models import peft_format
 from experiments.models.lora import Adapter
 from experiments.runs.provenance import write_json
@@ -47,6 +47,12 @@ def data_name(config: Problem) -> str:
     """The data's name, and what makes it hard."""
     name = config.data[0] if len(config.data) == 1 else "files"
     return name if config.hard == "none" else f"{name}-{config.hard}"
+
+
+def train_missing(settings: ModelSettings, mesh: Any = None) -> None:
+    """Fine-tunes the models that are missing."""
+    for kind in COMMANDS:
+        train_if_missing(build_task(settings, mesh), kind)
 
 
 def train_if_missing(task: Task, kind: str) -> None:

@@ -39,7 +39,7 @@ def unlearn_questions(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.
     """
     run_directory, task = directory(settings), build_task(settings, mesh)
     _check(run_directory, task)
-    scenario = load_scenario(task, settings.method.groups, settings.method.microbatch_size, mesh)
+    scenario = load_scenario(settings, mesh)
     steps = number_of_steps(settings.method, task)
     result, record = run_store.run_and_store(settings, run_directory, scenario, steps=steps, mesh=mesh)
     models.save_adapter(task, run_directory, result.params)
@@ -79,9 +79,14 @@ def number_of_steps(method: Method, task: Task) -> int:
     return method.epochs * -(-size // min(method.batch_size, size))
 
 
-@functools.lru_cache(maxsize=1)
-def load_scenario(task: Task, groups: int, microbatch_size: int | None, mesh: Any = None) -> Scenario:
+def load_scenario(settings: Unlearning, mesh: Any = None) -> Scenario:
     """Questions and models, with the arrays that methods and metrics read; the last scenario is kept."""
+    return _scenario(build_task(settings, mesh), settings.method.groups, settings.method.microbatch_size, mesh)
+
+
+@functools.lru_cache(maxsize=1)
+def _scenario(task: Task, groups: int, microbatch_size: int | None, mesh: Any) -> Scenario:
+    """Reads and prepares them."""
     original = models.load(task, "full")
     validation = {kind: models.validation(task, kind) for kind in models.COMMANDS}
     teacher = Frozen(original, mesh=mesh)
@@ -114,7 +119,7 @@ def load_scenario(task: Task, groups: int, microbatch_size: int | None, mesh: An
 
 
 def _original_loss(batch: Any) -> jax.Array:
-    """The original model's loss of each answer, which `load_scenario` stored."""
+    """The original model's loss of each answer, which `_scenario` stored."""
     return batch["original_loss"]
 
 

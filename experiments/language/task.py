@@ -18,6 +18,7 @@ from experiments.language import base, question_splits
 from experiments.language.config import Evaluation, ModelSettings, Problem
 from experiments.models import generation, llama
 from experiments.models.lora import Adapter
+from experiments.runs.config import part
 from hamu_jax import metrics, objectives
 
 MULTIPLE = 16  # every length is a multiple of it
@@ -158,8 +159,7 @@ class Task:
 
 def build_task(settings: ModelSettings, mesh: Any = None) -> Task:
     """Reads questions and model; the last task is kept."""
-    names = (field.name for field in dataclasses.fields(ModelSettings))
-    return _task(ModelSettings(**{name: getattr(settings, name) for name in names}), mesh)
+    return _task(part(settings, ModelSettings), mesh)
 
 
 @functools.lru_cache(maxsize=1)

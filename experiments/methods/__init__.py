@@ -3,14 +3,4 @@
 from experiments.methods.build import Built, build_method, logits, prepare, requests
 from experiments.methods.registry import METHODS, Method, Subject, whole_loss
 
-__all__ = [
-    "METHODS",
-    "Built",
-    "Method",
-    "Subject",
-    "build_method",
-    "logits",
-    "prepare",
-    "requests",
-    "whole_loss",
-]
+__all__ = ["METHODS", "Built", "Method", "Subject", "build_method", "logits", "prepare", "requests", "whole_loss"]

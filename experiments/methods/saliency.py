@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-Mask = Any  # a pytree of booleans, one a parameter
+Mask = Any  # a pytree of booleans, one per parameter
 
 
 def saliency_mask(grads: optax.Params, fraction: float = 0.5) -> Mask:
@@ -33,8 +33,8 @@ def saliency_mask(grads: optax.Params, fraction: float = 0.5) -> Mask:
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: got {fraction!r}, expected a number above 0 and at most 1")
     sizes = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(grads)])
-    kept = max(1, round(fraction * sizes.size))
-    threshold = jax.lax.top_k(sizes, kept)[0][-1]
+    count = max(1, round(fraction * sizes.size))
+    threshold = jax.lax.top_k(sizes, count)[0][-1]
     return jax.tree.map(lambda leaf: _reaches(leaf, threshold), grads)
 
 

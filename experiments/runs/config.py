@@ -5,8 +5,7 @@ Nothing here or in another `config` module imports JAX: `--help` must not wait f
 
 import dataclasses
 import typing
-from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -92,15 +91,6 @@ class Method:
     seed: int = 42
 
 
-class RunSettings(Protocol):
-    """What the settings of an unlearning run have in common."""
-
-    problem: Any
-    method: Method
-    logging: Logging
-    out: Path
-
-
 def flat(settings: Any) -> dict[str, Any]:
     """Every setting by the name of its flag, without the groups."""
     annotations = typing.get_type_hints(type(settings), include_extras=True)
@@ -114,6 +104,11 @@ def flat(settings: Any) -> dict[str, Any]:
         else:
             values[field.name] = dataclasses.asdict(typing.cast(Any, value))
     return values
+
+
+def part(settings: Any, kind: type[T]) -> T:
+    """The settings of a class that the settings' own class extends."""
+    return kind(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(typing.cast(Any, kind))})
 
 
 def replaced(settings: T, **changes: Any) -> T:

@@ -9,7 +9,7 @@ from typing import Any
 import hamu_jax
 from experiments import methods
 from experiments.runs import logs
-from experiments.runs.config import Method, RunSettings, flat
+from experiments.runs.config import Method, flat
 from experiments.runs.provenance import write_json
 from experiments.runs.unlearning import Record, Scenario, run_method
 from hamu_jax import report
@@ -25,7 +25,7 @@ def digest(values: Record) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def run_directory(settings: RunSettings, problem: str) -> Path:
+def run_directory(settings: Any, problem: str) -> Path:
     """Where a run is stored: its main settings, and a hash of all that decide it.
 
     Args:
@@ -74,7 +74,7 @@ def method_of(settings: Method, subject: methods.Subject) -> methods.Built:
 
 
 def run_and_store(
-    settings: RunSettings, directory: Path, scenario: Scenario, *, steps: int | None = None, mesh: Any = None
+    settings: Any, directory: Path, scenario: Scenario, *, steps: int | None = None, mesh: Any = None
 ) -> tuple[hamu_jax.Unlearned, Record]:
     """Makes a run and stores its record, `run.json`; resumes from its last checkpoint, and only reads a complete run.
 
@@ -119,7 +119,7 @@ def run_and_store(
     return result, record
 
 
-def log_run(settings: RunSettings, directory: Path, result: hamu_jax.Unlearned, record: Record) -> str:
+def log_run(settings: Any, directory: Path, result: hamu_jax.Unlearned, record: Record) -> str:
     """Writes every step's numbers, as JSON lines and to the logs that are asked for; returns the command's text."""
     result.history.write(directory / "history.jsonl")
     logs.write(result.history, directory, deciding(settings), settings.logging)

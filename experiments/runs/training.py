@@ -71,7 +71,7 @@ def fit(
     every: int = 0,
     directory: str | os.PathLike[str] | None = None,
 ) -> tuple[Any, Any]:
-    """Minimises a loss over batches of `data`, an epoch after the other, each in an order of its own.
+    """Minimises a loss over batches of `data`, in another order in each epoch.
 
     Args:
       loss: `loss(params, rest, batch, key) -> (mean loss, rest)`; the key is for augmentation and dropout.
@@ -112,20 +112,20 @@ def fit(
 
 
 def _first(params: Any, rest: Any, optimizer: optax.GradientTransformation) -> Carry:
-    """Before the first step."""
+    """The carry before the first step."""
     params, rest = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, rest))
     best = jax.tree.map(lambda x: jnp.array(x, copy=True), (params, rest))
     return Carry(params, rest, optimizer.init(params), (*best, jnp.float32(-jnp.inf)))
 
 
 def _step(loss: StatefulLoss, optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any, Any]]:
-    """One jitted step of all but the best."""
+    """One jitted step of everything but the best model."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(carry: tuple[Any, Any, Any], batch: Any, key: jax.Array, number: int) -> tuple[Any, Any, Any]:
         params, rest, state = carry
-        own = jax.random.fold_in(key, number)
-        grads, rest = jax.grad(loss, has_aux=True)(params, rest, batch, own)
+        step_key = jax.random.fold_in(key, number)
+        grads, rest = jax.grad(loss, has_aux=True)(params, rest, batch, step_key)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), rest, state
 
@@ -139,7 +139,7 @@ def _rows(size: int, wanted: int, seed: int) -> np.ndarray:
 
 
 def _judged(carry: Carry, score: float) -> Carry:
-    """With the present model as the best, if it is better than that."""
+    """The carry with the present model as the best, if its score is higher."""
     if score <= carry.best[2]:
         return carry
     return carry._replace(best=(*jax.tree.map(jnp.copy, (carry.params, carry.rest)), jnp.float32(score)))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import optax
 
 import hamu_jax
 from experiments import methods
@@ -82,6 +83,17 @@ def run_method(
         "measured": measure(loss, params, scenario.splits) if scenario.measure is None else scenario.measure(params),
         "way": {name: {"step": steps.tolist(), "accuracy": values.tolist()} for name, (steps, values) in way.items()},
     }
+
+
+def step_of(gradients: Callable[..., Any], optimizer: optax.GradientTransformationExtraArgs) -> Callable[..., Any]:
+    """`step(params, state, retain, forget) -> (params, state, losses)`: both gradients, the update, the new parameters."""
+
+    def step(params: Any, state: Any, retain: Any, forget: Any) -> tuple[Any, Any, Any]:
+        losses, grads = gradients(params, retain, forget)
+        updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget)
+        return optax.apply_updates(params, updates), state, losses
+
+    return step
 
 
 def measure(loss: objectives.CrossEntropy, params: Any, splits: dict[str, Any]) -> dict[str, float | None]:

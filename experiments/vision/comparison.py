@@ -5,9 +5,8 @@ from typing import Any
 
 from experiments.comparison.modality import Modality
 from experiments.comparison.sweep import run_sweep
-from experiments.runs.unlearning import Record, Scenario
 from experiments.vision import models, runs
-from experiments.vision.config import AXES, Sweep, Unlearning
+from experiments.vision.config import AXES, Sweep
 
 EXPLAINED = (
     "Mean ± standard deviation over runs: {trained} trained model(s), and {seeds} unlearning run(s) on each. With one trained "
@@ -24,24 +23,12 @@ def sweep_images(settings: Sweep, name: str, mesh: Any = None) -> Path:
     return run_sweep(IMAGES, name, settings, mesh)
 
 
-def train_and_run(settings: Unlearning, mesh: Any = None) -> Record:
-    """A run's record; the run and its models are made if they are missing."""
-    models.train_missing(settings)
-    return runs.run_record(settings, mesh)
-
-
-def train_and_load(settings: Unlearning, mesh: Any = None) -> Scenario:
-    """Model and data; models are trained if they are missing."""
-    del mesh  # all runs of one device share the scenario
-    models.train_missing(settings)
-    return runs.load_scenario(settings)
-
-
 IMAGES = Modality(
     program="vision",
     axes=AXES,
     label=lambda problem: f"rho {problem.rho:g}",
-    record=train_and_run,
-    scenario=train_and_load,
+    record=runs.run_record,
+    scenario=runs.load_scenario,
+    train_missing=models.train_missing,
     explained=EXPLAINED,
 )

@@ -13,7 +13,7 @@ import hamu_jax
 from experiments.data import splits
 from experiments.runs.provenance import write_json
 from experiments.runs.training import fit
-from experiments.vision.config import Problem, Training
+from experiments.vision.config import ModelSettings, Training
 from experiments.vision.task import Task, build_task, take
 from hamu_jax import metrics, report
 
@@ -21,19 +21,22 @@ COMMANDS = {"full": "train", "retrained": "retrain"}
 MADE_BY = ("dataset", "limit", "validation")  # what a model depends on, besides its training
 
 
-def model_directory(settings: Any, kind: str) -> Path:
-    """Where a model is stored, for the settings of any command."""
-    return _directory(settings.problem, settings.out, kind)
+def model_directory(settings: ModelSettings, kind: str) -> Path:
+    """Where a model is stored."""
+    problem = settings.problem
+    split = "" if kind == "full" else f"-class{problem.forget_class}-rho{problem.rho:g}-split{problem.split_seed}"
+    return settings.out / "models" / f"{kind}{split}-seed{problem.training.seed}"
 
 
-def train_missing(settings: Any) -> None:
-    """Trains the models that are missing."""
+def train_missing(settings: ModelSettings, mesh: Any = None) -> None:
+    """Trains the models that are missing, on one device."""
+    del mesh
     for kind in COMMANDS:
         if not (model_directory(settings, kind) / "model.json").exists():
             train_or_load(settings, build_task(settings.problem, settings.files), kind)
 
 
-def train_or_load(settings: Any, task: Task, kind: str) -> tuple[Any, Any]:
+def train_or_load(settings: ModelSettings, task: Task, kind: str) -> tuple[Any, Any]:
     """Parameters and batch statistics of the `full` or the `retrained` model: loaded, or trained and stored.
 
     Training resumes from its last checkpoint if it was interrupted. A file `model.json`, written last, holds the settings that
@@ -48,7 +51,7 @@ def train_or_load(settings: Any, task: Task, kind: str) -> tuple[Any, Any]:
         made_with["split"] = task.split.sha256
     _check(directory, made_with)
     if (directory / "model.json").exists():
-        return load(problem, settings.out, task, kind)
+        return load(settings, task, kind)
     write_json(directory / "settings.json", made_with)
     params, statistics = _trained(problem.training, task, kind, directory / "training")
     with ocp.StandardCheckpointer() as writer:
@@ -57,13 +60,13 @@ def train_or_load(settings: Any, task: Task, kind: str) -> tuple[Any, Any]:
     return params, statistics
 
 
-def load(problem: Problem, out: Path, task: Task, kind: str) -> tuple[Any, Any]:
+def load(settings: ModelSettings, task: Task, kind: str) -> tuple[Any, Any]:
     """A model that was trained before.
 
     Raises:
       FileNotFoundError: if it was not, naming the command.
     """
-    directory = _directory(problem, out, kind)
+    directory = model_directory(settings, kind)
     if not (directory / "model.json").exists():
         command = f"python -m experiments.vision {COMMANDS[kind]}"
         raise FileNotFoundError(f"out: {directory} holds no {kind} model, expected one: {command}")
@@ -76,12 +79,6 @@ def load(problem: Problem, out: Path, task: Task, kind: str) -> tuple[Any, Any]:
 def measure(task: Task, model: tuple[Any, Any], splits: Mapping[str, Any]) -> dict[str, float]:
     """Mean loss and accuracy on every split."""
     return hamu_jax.evaluate(task.model_loss, model, splits, {"accuracy": metrics.accuracy(task.model_loss.apply)})
-
-
-def _directory(problem: Problem, out: Path, kind: str) -> Path:
-    """Where a model is stored."""
-    split = "" if kind == "full" else f"-class{problem.forget_class}-rho{problem.rho:g}-split{problem.split_seed}"
-    return out / "models" / f"{kind}{split}-seed{problem.training.seed}"
 
 
 def _check(directory: Path, made_with: dict[str, Any]) -> None:

@@ -8,9 +8,10 @@ import hamu_jax
 from experiments import methods
 from experiments.data import images
 from experiments.runs import run_store
+from experiments.runs.config import part
 from experiments.runs.unlearning import Record, Scenario, measure
 from experiments.vision import models
-from experiments.vision.config import Files, Problem, Unlearning
+from experiments.vision.config import ModelSettings, Unlearning
 from experiments.vision.task import build_task, take
 
 # Images whose gradient SalUn takes at once, of the whole forget set's. Of all 2,000 it took nine minutes to compile, and 9 GB.
@@ -44,17 +45,18 @@ def unlearn_images(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.Unl
     return run_store.run_and_store(settings, directory(settings), load_scenario(settings), mesh=mesh)
 
 
-def load_scenario(settings: Unlearning) -> Scenario:
+def load_scenario(settings: Unlearning, mesh: Any = None) -> Scenario:
     """Images and models, with the arrays that methods and metrics read; the last scenario is kept."""
-    return _scenario(settings.problem, settings.files, settings.out, settings.method.groups)
+    del mesh  # data are placed when batches are made
+    return _scenario(part(settings, ModelSettings), settings.method.groups)
 
 
 @functools.lru_cache(maxsize=1)
-def _scenario(problem: Problem, files: Files, out: Path, groups: int) -> Scenario:
+def _scenario(settings: ModelSettings, groups: int) -> Scenario:
     """Reads and prepares them."""
-    task = build_task(problem, files)
+    problem, task = settings.problem, build_task(settings.problem, settings.files)
     (params, statistics), (retrained_params, retrained_statistics) = (
-        models.load(problem, out, task, kind) for kind in ("full", "retrained")
+        models.load(settings, task, kind) for kind in ("full", "retrained")
     )
     loss, retrained = task.loss(statistics), task.loss(retrained_statistics)
     classes = images.SOURCES[problem.dataset].classes

@@ -15,7 +15,7 @@ from experiments.cost.config import Benchmark
 from experiments.cost.measurements import MEASUREMENTS
 from experiments.cost.pytorch_process import NEEDED, Reference
 from experiments.cost.rows import alone, compared, judged
-from experiments.cost.timing import interleaved, ratios, spread
+from experiments.runs.timing import interleaved, ratios, spread
 
 CLONE = os.environ.get("HAMU_REFERENCE")  # the directory of a clone of the paper's repository
 

@@ -240,8 +240,8 @@ def test_the_model_is_read_once(out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def subject(made: task.Task) -> methods.Subject:
-    return runs.load_scenario(made, 10, None).subject
+def subject(out: Path, made: task.Task) -> methods.Subject:  # noqa: ARG001  (the models that it trained)
+    return runs.load_scenario(unlearning(out)).subject
 
 
 def test_the_original_model_is_its_own_teacher(subject: methods.Subject) -> None:
@@ -257,9 +257,9 @@ def test_the_original_model_is_its_own_teacher(subject: methods.Subject) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEACHERS)
-def test_methods_forget(made: task.Task, subject: methods.Subject, name: str) -> None:
+def test_methods_forget(out: Path, subject: methods.Subject, name: str) -> None:
     """A step of the methods that ask for more than gradients of the loss, in the right direction."""
-    retain = {key: value[:4] for key, value in runs.load_scenario(made, 10, None).retain.items()}
+    retain = {key: value[:4] for key, value in runs.load_scenario(unlearning(out)).retain.items()}
     built = methods.build_method(methods.METHODS[name], subject, learning_rate=1e-3, improvement=0.3)
     wanted = {"steps": 1, "batch_size": (4, 8), "progress": False, **built.options}
     result = hamu_jax.unlearn(built.loss, subject.params, retain, subject.forget, built.optimizer, **wanted)

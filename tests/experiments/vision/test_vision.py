@@ -93,7 +93,7 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record["split"] == task_of(config).split.sha256
     assert set(record["models"]) == {"full", "retrained"}
     made = task_of(config)
-    measured = models.measure(made, models.load(config.problem, out, made, "full"), {"retain": made.splits["retain"]})
+    measured = models.measure(made, models.load(config, made, "full"), {"retain": made.splits["retain"]})
     assert record["models"]["full"]["retain/accuracy"] == pytest.approx(measured["retain/accuracy"])
     before = (place / "run.json").stat().st_mtime_ns
     assert f"| test membership | {record['models']['full']['test membership']:.4f} |" in commands.evaluate(config)
