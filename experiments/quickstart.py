@@ -1,7 +1,7 @@
 """Unlearn one class of real handwritten digits, and write a report.
 
 Trains a small convolutional network on scikit-learn's digits, trains it again without one class, makes the first one forget
-that class with HAMU-Q, and compares the three. All settings were chosen on the validation split.
+that class with `hamu_jax.forget`, and compares the three.
 """
 
 from experiments.digits.config import Quickstart

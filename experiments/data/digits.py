@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+CLASSES = 10
 Examples = dict[str, np.ndarray]
 
 

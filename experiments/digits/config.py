@@ -30,20 +30,13 @@ class Quickstart(FullModel):
     Attributes:
       forget_class: the digit to forget.
       steps: the largest number of unlearning steps.
-      forgotten_at: stop when the mean probability that the model gives the true label of the forgotten class's validation
-        images is at most this.
       batch_size: examples from the retain set, and as many from the forget set, per step.
-      learning_rate: the learning rate of unlearning.
-      improvement: the cosine between each layer's step and its forget gradient that is required.
     """
 
     out: Path = Path("quickstart-out")
     forget_class: int = 3
     steps: int = 300
-    forgotten_at: float = 0.001
     batch_size: int = 128
-    learning_rate: float = 0.1
-    improvement: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)

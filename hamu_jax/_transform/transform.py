@@ -363,8 +363,8 @@ def hardness(
     Example:
       >>> import jax.numpy as jnp, hamu_jax
       >>> measured = hamu_jax.hardness(jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0]), improvement=0.5)
-      >>> print(measured.kappa, measured.angle, hamu_jax.Regime(measured.regime[0]).name)
-      [1.] [45.] RECTIFIED
+      >>> print(f"{measured.total_kappa:.2f} {measured.total_angle:.0f}", hamu_jax.Regime(measured.regime[0]).name)
+      1.00 45 RECTIFIED
 
     Source: paper section 4; docs/mathematics.md, sections 2 and 3.
     """

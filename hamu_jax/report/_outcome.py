@@ -45,6 +45,7 @@ def write_outcome(
     sets: Mapping[str, Any],
     title: str,
     settings: Mapping[str, Any],
+    models: Mapping[str, Mapping[str, float]] | None = None,
     batch_size: int = 1024,
 ) -> Path:
     """Writes the report of `hamu_jax.forget`: `report.html`, `report.md` with its pictures, `report.json` and `history.jsonl`.
@@ -61,6 +62,8 @@ def write_outcome(
         is of them. Of `retain` the ten rows that paid most are listed.
       title: the title. It, all names and all settings stay text, whatever they contain.
       settings: what was run: command, seed, options.
+      models: named models to compare, each with what `hamu_jax.evaluate` returned for it: the original, the unlearned, a
+        retrained one.
       batch_size: examples evaluated at once.
 
     Returns:
@@ -82,10 +85,13 @@ def write_outcome(
     threatened = _threatened(loss, sets["retain"], before["retain"], after["retain"]) if "retain" in sets else []
     record = json_row({"settings": settings, "environment": made_in, "status": result.status, "verdict": result.verdict})
     record |= json_row({"level": result.level, "width": result.width, "best_step": result.best_step, "steps": result.run.steps})
+    compared = _compared(models or {})
+    record |= json_row({"models": models or {}})
     record |= json_row({"before and after": {name: [was, now] for name, was, now in rows}, "most threatened": threatened})
     write_whole(directory / "report.json", json.dumps(record, indent=2, allow_nan=False, default=str) + "\n")
     result.history.write(directory / "history.jsonl")
     blocks = [f"# {escape(title)}", paragraphs(result.verdict), _markdown_table(_HEADER, rows)]
+    blocks += ["## Beside other models", _markdown_table(*compared)] if models else []
     blocks += [f"![{_CAPTIONS[name]}]({name}.png)\n\n{_CAPTIONS[name]}" for name in figures]
     blocks += ["## Who paid most", _markdown_table(_THREATENED, threatened)] if threatened else []
     blocks.append(provenance(record["settings"], measured_in=made_in))
@@ -93,6 +99,7 @@ def write_outcome(
     drawn = {group: {_CAPTIONS[name]: figures[name] for name in names if name in figures} for group, names in _GROUPS.items()}
     sections = [
         Section("Before and after", table=(_HEADER, rows)),
+        *([Section("Beside other models", table=compared)] if models else []),
         *(Section(group, figures=pictures) for group, pictures in drawn.items() if pictures),
         *(
             [Section("Who paid most", "Retained examples whose loss rose most.", (_THREATENED, threatened))]
@@ -104,6 +111,12 @@ def write_outcome(
     tone: Tone = _TONES.get(result.status, "neutral")
     write_whole(directory / "report.html", page(title, result.verdict, sections, tone=tone))
     return directory / "report.html"
+
+
+def _compared(models: Mapping[str, Mapping[str, float]]) -> tuple[tuple[str, ...], list[list[Any]]]:
+    """A table with a row per model and a column per number."""
+    columns = list(next(iter(models.values()), {}))
+    return ("model", *columns), [[name, *(numbers.get(column) for column in columns)] for name, numbers in models.items()]
 
 
 _GROUPS = {"Losses": ("losses", "path"), "Steps": ("trust_region", "hardness")}

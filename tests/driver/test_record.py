@@ -45,7 +45,7 @@ def failed(record: DeletionRecord = RECORD, **given: Any) -> list[str]:
 
 def flipped(tree: Any, leaf: int, bit: int) -> Any:
     """A copy with one bit of one leaf flipped."""
-    leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: np.array(x), tree))
+    leaves, structure = jax.tree.flatten(jax.tree.map(np.array, tree))
     leaves[leaf].reshape(-1).view(np.uint8)[bit // 8] ^= 1 << (bit % 8)
     return jax.tree.unflatten(structure, leaves)
 
