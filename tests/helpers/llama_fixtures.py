@@ -35,5 +35,5 @@ def smollm2() -> Path:
     """The converted SmolLM2-135M-Instruct: `$HAMU_JAX_MODELS`, or `models` below the repository's root. Skips without."""
     path = Path(os.environ.get("HAMU_JAX_MODELS") or ROOT / "models") / "smollm2-135m-instruct"
     if not (path / "model.safetensors").exists():
-        pytest.skip(f"{path.name} is not in $HAMU_JAX_MODELS or models/: python -m experiments.get_smollm2")
+        pytest.skip(f"{path.name} is not in $HAMU_JAX_MODELS or models/: python -m experiments.language get-smollm2")
     return path
