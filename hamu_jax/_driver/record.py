@@ -133,6 +133,7 @@ def build_record(
         "params": {"before": before, "after": after},
         "data": {name: _described(examples) for name, examples in data.items() if examples is not None},
         "forget_rows": row_hashes(data["forget"]),
+        "forgotten_before": [] if previous is None else _forgotten(previous),
         "environment": environment(),
     }
     plain = json_row(content)
@@ -156,12 +157,17 @@ def _check_previous(previous: DeletionRecord, before: str, retain: Any) -> None:
         raise ValueError("previous: got a record that was changed since it was made, expected an intact one")
     if previous.content["params"]["after"] != before:
         raise ValueError("params: got parameters that the previous record does not end with, expected those")
-    forgotten = set(previous.content["forget_rows"])
+    forgotten = set(_forgotten(previous))
     again = [row for row, digest in enumerate(row_hashes(retain)) if digest in forgotten]
     if again:
         raise ValueError(
-            f"retain: got {len(again)} examples that the previous request forgot, the first at row {again[0]}, expected none"
+            f"retain: got {len(again)} examples that an earlier request forgot, the first at row {again[0]}, expected none"
         )
+
+
+def _forgotten(record: DeletionRecord) -> list[str]:
+    """The hashes of all rows that a request and those before it forgot."""
+    return [*record.content["forgotten_before"], *record.content["forget_rows"]]
 
 
 def _described(data: Any) -> dict[str, Any]:

@@ -9,14 +9,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax._kernel.inner_products import accumulation_dtype, ratio
-from hamu_jax.objectives._predictions import CrossEntropy, Predictions
-
-Apply = Callable[[Any, Any], Float[Array, "*labels classes"]]
+from hamu_jax._kernel.inner_products import ratio
+from hamu_jax.objectives._labelled import Apply, Labelled
 
 
 @dataclasses.dataclass(frozen=True)
-class Metric:
+class Metric(Labelled):
     """A number per example, for `evaluate`, `Evaluation` and `values`. Made by the functions of `hamu_jax.metrics`.
 
     Two metrics made alike are equal, so that jit does not compile again.
@@ -29,21 +27,19 @@ class Metric:
       reference: where the batch holds another model's logits, or a function `reference(batch) -> logits`.
     """
 
-    apply: Apply
-    label: Any
     score: Callable[..., Float[Array, "*labels"]]
     pool: Callable[[Float[Array, "*labels"], Bool[Array, "*labels"]], Float[Array, " batch"]]
     reference: Any = None
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One number per example, 0 where all its labels are padding."""
-        labels = self._labels(batch)
-        logits = [_checked("apply", self.apply(params, batch), labels)]
+        labels, counted = self.labels(batch), self.counted(batch)
+        logits = [self.classified("apply", self.apply(params, batch), batch)]
         if self.reference is not None:
             other: Any = self.reference(batch) if callable(self.reference) else batch[self.reference]
-            logits.append(_checked("reference", other, labels))
+            logits.append(self.classified("reference", other, batch))
         values = self.score(logits[0], jnp.maximum(labels, 0), *logits[1:])
-        return jnp.where(self._counted(labels), self.pool(values, labels >= 0), 0.0)
+        return jnp.where(self.weights(batch) > 0, self.pool(values, counted), 0.0)
 
     def check(self, params: Any, batch: Any, name: str = "batch") -> None:
         """Checks the labels of concrete data: whole numbers, as many as `apply` has predictions, none beyond its classes.
@@ -53,23 +49,13 @@ class Metric:
         Raises:
           ValueError: naming the first label that is wrong.
         """
-        kind = Predictions if self.score in _IGNORING_THE_LABEL else CrossEntropy
-        kind(self.apply, self.label).check(params, batch, name)
+        check = self.check_shapes if self.score in _IGNORING_THE_LABEL else self.check_classes
+        check(params, batch, name)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """1 for an example or a sequence of any length, 0 for one that is all padding."""
-        return self._counted(self._labels(batch)).astype(jnp.float32)
-
-    def _labels(self, batch: Any) -> Int[Array, "*labels"]:
-        """The labels, of one dtype whatever the data's. They must be integers: 0.9 is no class."""
-        labels = jnp.asarray(batch[self.label])
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise ValueError(f"batch[{self.label!r}]: got dtype {labels.dtype}, expected integer class labels")
-        return labels.astype(jnp.int32)
-
-    def _counted(self, labels: Int[Array, "*labels"]) -> Bool[Array, " batch"]:
-        """Which examples have a label."""
-        return jnp.any(labels >= 0, axis=tuple(range(1, labels.ndim)))
+        counted = self.counted(batch)
+        return jnp.any(counted, axis=tuple(range(1, counted.ndim))).astype(jnp.float32)
 
 
 def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
@@ -184,13 +170,6 @@ def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
       [1. 0.]
     """
     return Metric(apply, label, _agree, _mean, reference)
-
-
-def _checked(name: str, logits: Array, labels: Int[Array, "*labels"]) -> Float[Array, "*labels classes"]:
-    """Logits in float32 or wider, one vector per label."""
-    if jnp.shape(logits)[:-1] != labels.shape or jnp.ndim(logits) == 0:
-        raise ValueError(f"{name}: got logits of shape {jnp.shape(logits)}, expected {labels.shape} as the labels, and classes")
-    return jnp.asarray(logits).astype(accumulation_dtype(logits))
 
 
 def _mean(values: Float[Array, "*labels"], real: Bool[Array, "*labels"]) -> Float[Array, " batch"]:

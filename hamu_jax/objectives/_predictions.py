@@ -6,44 +6,32 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from hamu_jax._base import validate
-from hamu_jax._kernel.inner_products import accumulation_dtype, ratio
+from hamu_jax._kernel.inner_products import ratio
+from hamu_jax.objectives._labelled import Apply, Labelled, over_time
 
-Apply: TypeAlias = Callable[[Any, Any], Float[Array, "batch *time classes"]]
 Teacher: TypeAlias = Callable[[Any], Float[Array, "batch *time classes"]]
 Per: TypeAlias = Literal["token", "sequence"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-    """What losses of logits share: which predictions count, and how an example's are brought together.
+class Predictions(Labelled):
+    """What losses of logits share: how an example's predictions that count are brought together."""
 
-    Attributes:
-      apply: `apply(params, batch) -> logits`, `[batch, classes]` or `[batch, time, classes]`.
-      label: where the batch holds its labels, `[batch]` or `[batch, time]`.
-    """
-
-    apply: Apply
     label: Any = "label"
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One loss per example, the mean over its counted predictions; 0 if it has none."""
         counted = self.counted(batch)
         losses = jnp.where(counted, self.each(params, batch), 0.0)
-        return ratio(_over_time(losses), _over_time(counted.astype(losses.dtype)))
+        return ratio(over_time(losses), over_time(counted.astype(losses.dtype)))
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
         """One loss per prediction; finite, but without meaning, where it does not count."""
         raise NotImplementedError
-
-    def counted(self, batch: Any) -> Bool[Array, " batch *time"]:
-        """Which predictions count."""
-        _check_kind("batch", self.label, batch[self.label])
-        return batch[self.label] >= 0
 
     def logits(self, params: Any, batch: Any) -> Float[Array, "batch *time classes"]:
         """The model's logits in float32 or wider, 0 where the prediction does not count."""
@@ -51,31 +39,11 @@ class Predictions:
 
     def masked(self, logits: Float[Array, "batch *time classes"], batch: Any, name: str) -> Float[Array, "batch *time classes"]:
         """`logits` in float32 or wider, 0 where the prediction does not count: there, nothing reaches value or gradient."""
-        counted = self.counted(batch)
-        if logits.shape[:-1] != counted.shape:
-            raise ValueError(f"{name}: got logits of shape {logits.shape} for labels of shape {counted.shape}")
-        return jnp.where(counted[..., None], logits.astype(accumulation_dtype(logits)), 0.0)
+        return jnp.where(self.counted(batch)[..., None], self.classified(name, logits, batch), 0.0)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """How many predictions of each example count: the weighted mean over a batch is that over its predictions."""
-        return _over_time(self.counted(batch).astype(jnp.float32))
-
-    def check(self, params: Any, batch: Any, name: str = "batch") -> None:
-        """Checks the labels of concrete data: whole numbers, for as many predictions as `apply` returns.
-
-        Raises:
-          ValueError: naming what is wrong.
-        """
-        self._classes(params, batch, name)
-
-    def _classes(self, params: Any, batch: Any, name: str) -> int:
-        """The number of classes, after the checks that need no other."""
-        labels = np.asarray(batch[self.label])
-        _check_kind(name, self.label, labels)
-        shape = jax.eval_shape(self.apply, params, batch).shape
-        if shape[:-1] != labels.shape:
-            raise ValueError(f"{name}[{self.label!r}]: got shape {labels.shape}, expected {shape[:-1]} for logits {shape}")
-        return shape[-1]
+        return over_time(self.counted(batch).astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +61,7 @@ class CrossEntropy(Predictions):
         Raises:
           ValueError: naming the first label that is not below the number of classes, or that is not an integer.
         """
-        classes = self._classes(params, batch, name)
-        labels = np.asarray(batch[self.label])
-        wrong = np.argwhere((labels >= classes) | (labels < -1))
-        if wrong.size:
-            first = tuple(int(i) for i in wrong[0])
-            where = f"example {first[0]}" + (f", position {first[1]}" if len(first) > 1 else "")
-            raise ValueError(
-                f"{name}[{self.label!r}]: got label {labels[first]} at {where}, expected 0 to {classes - 1}, or -1 for padding"
-            )
+        self.check_classes(params, batch, name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +74,7 @@ class CausalCrossEntropy(CrossEntropy):
         """One cross-entropy per sequence, the mean or the sum over its counted tokens."""
         if self.per == "token":
             return super().__call__(params, batch)
-        return _over_time(jnp.where(self.counted(batch), self.each(params, batch), 0.0))
+        return over_time(jnp.where(self.counted(batch), self.each(params, batch), 0.0))
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """The number of counted tokens; with `per="sequence"` 1, or 0 for a sequence without any."""
@@ -225,15 +185,3 @@ def kl(apply: Apply, teacher: Teacher, *, label: Any = "label") -> Divergence:
     minimisation).
     """
     return Divergence(apply, label, teacher=teacher)
-
-
-def _check_kind(name: str, label: Any, labels: Any) -> None:
-    """Checks that labels are integers: 0.9 is no class."""
-    dtype = jnp.result_type(labels)
-    if not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"{name}[{label!r}]: got dtype {dtype}, expected integer class labels")
-
-
-def _over_time(values: Float[Array, " batch *time"]) -> Float[Array, " batch"]:
-    """The sum over all axes but the first."""
-    return jnp.sum(values, axis=tuple(range(1, values.ndim)))

@@ -101,6 +101,7 @@ def test_requests_form_a_chain() -> None:
     rest = jax.tree.map(lambda x: x[1:], RETAIN)
     second = forgotten(OUTCOME.params, SECOND, rest).record("TICKET-2", previous=RECORD)
     assert failed(second, previous=RECORD) == []
+    assert second.content["forgotten_before"] == RECORD.content["forget_rows"]
     other = forgotten().record("TICKET-3")
     assert failed(second, previous=other) == ["it follows the previous record (it names another record as the one before it)"]
     with pytest.raises(ValueError, match="params: got parameters that the previous record does not end with"):
@@ -114,7 +115,7 @@ def test_retain_and_forget_may_not_overlap() -> None:
     both = jax.tree.map(lambda *x: np.concatenate(x), RETAIN, jax.tree.map(lambda x: x[1:2], FIRST))
     with pytest.raises(ValueError, match="retain: got 1 examples that are in the forget set too, the first at retain row 6"):
         forgotten(retain=both).record("TICKET-6")
-    with pytest.raises(ValueError, match="retain: got 1 examples that the previous request forgot, the first at row 6"):
+    with pytest.raises(ValueError, match="retain: got 1 examples that an earlier request forgot, the first at row 6"):
         forgotten(OUTCOME.params, SECOND, both).record("TICKET-7", previous=RECORD)
 
 

@@ -271,7 +271,7 @@ def test_random_labels() -> None:
         ),
         (
             lambda: objectives.kl(apply, lambda batch: batch["x"][:, 0])(W["new"], DATA["tokens"]),
-            r"teacher: got logits of shape \(6, 3\) for labels of shape \(6, 5\)",
+            r"teacher: got logits of shape \(6, 3\), expected \(6, 5\) as the labels, and classes",
         ),
         (
             lambda: likelihood("tokens").check(W["new"], {**DATA["tokens"], "label": np.full((6, 5), 4)}, "retain"),
