@@ -1,11 +1,11 @@
 # make quickstart: environment and the main job.   make test: environment and all tests.   make docs: the documentation.
-# make check: what CI runs.
+# make check: what CI runs.   make newest: the fast tests and those on devices, on the newest Python that is installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test fast lint types docs check clean
+.PHONY: quickstart test fast newest lint types docs check clean
 
 quickstart: $(READY)
 	$(BIN)/python -m experiments.quickstart
@@ -21,6 +21,22 @@ test: $(READY)
 fast: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
+# The newest jax needs a newer Python than the oldest that is supported. Versions of pyenv are found too.
+PYENV := $(shell ls -d $$HOME/.pyenv/versions/3.1[23]*/bin/python 2>/dev/null | sort --reverse --version-sort)
+NEWEST := $(shell for python in python3.13 $(PYENV) python3.12; do $$python -c "" 2>/dev/null && echo $$python && break; done)
+
+newest:
+ifeq ($(NEWEST),)
+	@echo "newest: neither python3.13 nor python3.12 is installed: nothing was tested"
+else
+	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest newest-tests
+endif
+
+.PHONY: newest-tests
+newest-tests: $(READY)
+	$(BIN)/python -m pytest tests/devices $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest tests/base tests/kernel tests/gradients tests/rules tests/transform tests/driver $(PARALLEL) -m "not slow"
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,7 +51,7 @@ docs: $(READY)
 check: lint types docs test
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-newest
 
 # `--without-pip` and `pip --python`: works where Python comes without ensurepip, as Debian's does.
 $(READY): pyproject.toml
