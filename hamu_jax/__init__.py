@@ -19,11 +19,12 @@ from hamu_jax._gradients.paired import Paired, paired_value_and_grad
 from hamu_jax._gradients.per_example import directional, gram, per_example_grads, weighted_grad
 from hamu_jax._kernel.blocks import Stacked, block_labels
 from hamu_jax._kernel.hardness import Hardness, Regime
+from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.requests import Requests
 from hamu_jax._transform.state import TransformState, get_hardness, get_requests
 from hamu_jax._transform.trade_off import TradeOff, trade_off
-from hamu_jax._transform.transform import combine, hamu, hardness, transform
+from hamu_jax._transform.transform import hamu, hardness, transform
 
 __all__ = [
     "Assessment",

@@ -22,8 +22,8 @@ from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss, check_data, per_example
 from hamu_jax._kernel.blocks import Blocks
+from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
-from hamu_jax._transform.transform import combine
 
 COSINE = 0.3  # the most that a step is asked for, as a share of what its ball allows
 PATIENCE = 6  # evaluations without a better point

@@ -35,7 +35,7 @@ def extraction_strength(apply: Apply, *, label: Any = "label") -> Metric:
     Source: Carlini et al. 2021, "Extracting training data from large language models"; as a measure of unlearning Wang et al.
     2025, arXiv 2406.09179. The code of OpenUnlearning (arXiv 2506.12618) gives `1 / n` where this is 0.
     """
-    return Metric(apply, label, right, _ending)
+    return Metric(apply, label, score=right, pool=_ending)
 
 
 def _ending(values: Float[Array, "batch time"], real: Bool[Array, "batch time"]) -> Float[Array, " batch"]:

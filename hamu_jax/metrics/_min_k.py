@@ -35,7 +35,7 @@ def min_k(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metri
       >>> print(metric(jnp.array([[[0.5, 0.5], [0.875, 0.125]]]), {"label": jnp.array([[0, 1]])}).round(3))
       [-2.079]
     """
-    return Metric(apply, label, log_probability, _lowest(fraction))
+    return Metric(apply, label, score=log_probability, pool=_lowest(fraction))
 
 
 def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metric:
@@ -61,7 +61,7 @@ def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, label: Any = "label"
       >>> print(metric(jnp.array([[[0.8, 0.2]], [[0.5, 0.5]]]), {"label": jnp.array([[0], [1]])}).round(3))
       [0.5 0. ]
     """
-    return Metric(apply, label, _standardised, _lowest(fraction))
+    return Metric(apply, label, score=_standardised, pool=_lowest(fraction))
 
 
 @dataclasses.dataclass(frozen=True)

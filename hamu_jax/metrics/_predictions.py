@@ -27,9 +27,9 @@ class Metric(Labelled):
       reference: where the batch holds another model's logits, or a function `reference(batch) -> logits`.
     """
 
-    score: Callable[..., Float[Array, "*labels"]]
-    pool: Callable[[Float[Array, "*labels"], Bool[Array, "*labels"]], Float[Array, " batch"]]
-    reference: Any = None
+    score: Callable[..., Float[Array, "*labels"]] = dataclasses.field(kw_only=True)
+    pool: Callable[[Float[Array, "*labels"], Bool[Array, "*labels"]], Float[Array, " batch"]] = dataclasses.field(kw_only=True)
+    reference: Any = dataclasses.field(default=None, kw_only=True)
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One number per example, 0 where all its labels are padding."""
@@ -81,7 +81,7 @@ def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.eye(2), {"x": jnp.eye(2), "label": jnp.array([0, 0])}))
       [1. 0.]
     """
-    return Metric(apply, label, right, _mean)
+    return Metric(apply, label, score=right, pool=_mean)
 
 
 def entropy(apply: Apply, *, label: Any = "label") -> Metric:
@@ -102,7 +102,7 @@ def entropy(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.zeros((2, 4)), {"x": jnp.eye(2), "label": jnp.array([0, -1])}))
       [1.3862944 0.       ]
     """
-    return Metric(apply, label, _entropy, _mean)
+    return Metric(apply, label, score=_entropy, pool=_mean)
 
 
 def probability(apply: Apply, *, label: Any = "label") -> Metric:
@@ -123,7 +123,7 @@ def probability(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.array([[[0.5, 0.5], [0.875, 0.125]]]), {"label": jnp.array([[0, 1]])}))
       [0.25]
     """
-    return Metric(apply, label, log_probability, _exp_mean)
+    return Metric(apply, label, score=log_probability, pool=_exp_mean)
 
 
 def kl_divergence(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
@@ -148,7 +148,7 @@ def kl_divergence(apply: Apply, reference: Any, *, label: Any = "label") -> Metr
       >>> print(metric(jnp.array([[0.8, 0.2]]), batch).round(3))
       [0.223]
     """
-    return Metric(apply, label, _divergence, _mean, reference)
+    return Metric(apply, label, score=_divergence, pool=_mean, reference=reference)
 
 
 def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
@@ -169,7 +169,7 @@ def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
       >>> print(agreement(apply, lambda batch: batch["x"])(jnp.array([[1.0, 0.0], [1.0, 0.0]]), batch))
       [1. 0.]
     """
-    return Metric(apply, label, _agree, _mean, reference)
+    return Metric(apply, label, score=_agree, pool=_mean, reference=reference)
 
 
 def _mean(values: Float[Array, "*labels"], real: Bool[Array, "*labels"]) -> Float[Array, " batch"]:

@@ -24,7 +24,7 @@ class Labelled:
     """
 
     apply: Apply
-    label: Any
+    label: Any = "label"
 
     def labels(self, batch: Any) -> Int[Array, " batch *time"]:
         """The labels, of one dtype whatever the data's. They must be integers: 0.9 is no class."""

@@ -21,8 +21,6 @@ Per: TypeAlias = Literal["token", "sequence"]
 class Predictions(Labelled):
     """What losses of logits share: how an example's predictions that count are brought together."""
 
-    label: Any = "label"
-
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One loss per example, the mean over its counted predictions; 0 if it has none."""
         counted = self.counted(batch)

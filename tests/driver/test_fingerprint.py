@@ -23,7 +23,7 @@ from tiny_runs import FORGET, RETAIN, assert_same, bits, examples, loss, numbers
 
 import hamu_jax
 from hamu_jax import Checkpoints, Evaluation, rules
-from hamu_jax._driver import fingerprint
+from hamu_jax._driver import fingerprint_walk
 from hamu_jax._driver.fingerprint import UNKNOWN, difference, of_arrays, of_value
 
 EVALUATION = Evaluation({"retain": RETAIN}, every=4)
@@ -292,13 +292,13 @@ def test_circles_and_strange_objects_end() -> None:
     marks = of_value("it", (circle, object(), (x for x in ()), sys.stdout))
     assert {marks["it[1]"], marks["it[2]"], marks["it[3]"]} == {UNKNOWN}
     assert difference(marks, of_value("it", (circle, 3, 4, {"any": 5}))) is None
-    assert len(of_value("it", [[i] for i in range(10**4)])) <= fingerprint.MOST + 2
+    assert len(of_value("it", [[i] for i in range(10**4)])) <= fingerprint_walk.MOST + 2
     assert difference(of_value("it", list(range(10**4))), of_value("it", [*range(9999), 0])) is not None
 
 
 def test_arrays_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memory map and an array-like of another library, without ever being read whole; the same as the array in memory."""
-    monkeypatch.setattr(fingerprint, "CHUNK", 100)
+    monkeypatch.setattr(fingerprint_walk, "CHUNK", 100)
     array = np.arange(300, dtype=np.float32).reshape(100, 3)
     np.save(tmp_path / "x.npy", array)
 

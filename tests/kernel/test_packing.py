@@ -13,7 +13,7 @@ from hamu_jax import Stacked
 from hamu_jax._kernel import packing as packing_module
 from hamu_jax._kernel.blocks import partition
 from hamu_jax._kernel.packing import packing
-from hamu_jax._transform import transform as transform_module
+from hamu_jax._transform import combine as combine_module
 from hamu_jax._transform.step import step
 
 SHAPES = {"kernel": (2, 3), "scale": (), "bias": (3,)}
@@ -86,7 +86,7 @@ def solved(retain: Any, forget: Any, options: dict[str, Any]) -> Any:
     ids=["leaf", "labels", "global"],
 )
 def test_stacking_changes_rounding_only(options: Any, dtypes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform_module, "_launch", step)  # which remembers what it traced
+    monkeypatch.setattr(combine_module, "_launch", step)  # which remembers what it traced
     retain, forget = tree(1, dtypes), tree(2)
     assert len(groups(retain, forget, blocks=options.get("blocks", "leaf"))) < len(jax.tree.leaves(retain))
     together = solved(retain, forget, options)
