@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,23 @@ def save_arrays(path: str | os.PathLike[str], tree: Any) -> None:
     Args:
       path: of the file.
       tree: the pytree; a leaf is named by its path, as in `layers/0/kernel`.
+
+    Raises:
+      ValueError: if two leaves have the same path name.
     """
     arrays: dict[str, np.ndarray] = {}
     for where, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array, name = np.asarray(leaf), path_name(where)
         if array.dtype.kind == "V":
             name, array = f"{name}{_MARK}{array.dtype}", array.view(f"u{array.dtype.itemsize}")
+        if name in arrays:
+            raise ValueError(f"tree: got two arrays named {name!r}, expected a different name for each")
         arrays[name] = array
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez refuses an array that is named `file`
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
     write_bytes_whole(path, buffer.getvalue())
 
 

@@ -88,6 +88,11 @@ def of_run(
     return {**marks, "evaluation": of_value("evaluation", plain) | splits}
 
 
+def digest(marks: Fingerprint) -> str:
+    """The hash of a fingerprint, in whatever order its entries are."""
+    return _digest(repr(sorted(marks.items())))
+
+
 def python_version() -> str:
     """The version that decides a function's byte code."""
     return f"{sys.version_info[0]}.{sys.version_info[1]}"

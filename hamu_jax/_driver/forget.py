@@ -127,7 +127,7 @@ def forget(
             "level: got None with unseen=None, expected unseen=data of the same kind that the model was never trained on, or "
             f"level=the loss at which the forget set counts as forgotten{chance_level(loss, params, forget)}"
         )
-    held_out_given = held_out is not None
+    held_out_given, retain_given = held_out is not None, retain
     if not held_out_given:
         retain, held_out = set_aside(retain, seed)
     band = band_of(level, tolerance, requests, loss=loss, params=params, unseen=unseen, batch_size=sizes[0])
@@ -158,6 +158,7 @@ def forget(
         band=band,
         batch_size=sizes[0],
         settings=settings,
+        retain_given=retain_given,
     )
     evaluation = problem.evaluation(sizes)
     most = None if max_cost is None else evaluation.measure(loss, params)["held_out/loss"] + max_cost

@@ -2,15 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
+from hamu_jax._base import validate
 from hamu_jax._base.history import History
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, take_rows
+from hamu_jax._driver.fingerprint import digest, of_value
+from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, set_aside, take_rows
 from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.record import DeletionRecord, build_record
 from hamu_jax._driver.unlearn import Unlearned
@@ -81,6 +83,7 @@ class Forgotten:
         *,
         approved_by: str | None = None,
         rows: Sequence[Any] | None = None,
+        data: Mapping[str, Any] | None = None,
         previous: DeletionRecord | None = None,
     ) -> DeletionRecord:
         """The deletion record of this outcome: hashes, levels, losses, settings and versions, for `hamu_jax.verify`.
@@ -88,15 +91,17 @@ class Forgotten:
         Args:
           request_id: the ticket, or whatever names the request.
           approved_by: who approved it.
-          rows: what identifies the forget rows where they came from (keys of a database); kept as given.
+          rows: what identifies the forget rows where they came from (keys of a database), one for each; kept as given.
+          data: where the data sets come from: any mapping that JSON can hold.
           previous: the record of the request before this one, whose unlearned parameters these steps began with.
 
         Returns:
           The record; `record.write(path)` writes it.
 
         Raises:
-          ValueError: if a retain example is in the forget set too, or was forgotten by the previous request; if `previous` was
-            changed, or does not end with the original parameters of this outcome.
+          ValueError: if a retain or held-out example is in the forget set too, or was forgotten by the previous request; if
+            `previous` was changed, or does not end with the original parameters of this outcome; for values that JSON cannot
+            hold, or another number of rows than of forget examples.
         """
         problem = self.problem
         outcome = {
@@ -110,8 +115,14 @@ class Forgotten:
             "auc": None if self.auc is None else dataclasses.asdict(self.auc),
             "held_out_given": self.held_out_given,
             "settings": problem.settings,
+            "code": {name: digest(of_value(name, x)) for name, x in (("loss", problem.loss), ("requests", problem.requests))},
         }
-        sets = {"retain": problem.retain, "forget": problem.forget, "held_out": problem.held_out, "unseen": problem.unseen}
+        sets = {"retain": problem.retain_given, "forget": problem.forget, "unseen": problem.unseen}
+        if problem.held_out_given:
+            sets["held_out"] = problem.held_out
+        else:
+            order = np.arange(validate.batch("retain", problem.retain_given))
+            outcome["held_out_rows"] = set_aside(order, problem.settings["seed"])[1].tolist()
         return build_record(
             outcome,
             request_id=request_id,
@@ -120,6 +131,7 @@ class Forgotten:
             previous=previous,
             params=(problem.params, self.params),
             data=sets,
+            source=data,
             history=self.history,
             best_step=self.best_step,
         )

@@ -61,6 +61,7 @@ class ForgetProblem:
       band: the forget losses that count as forgotten.
       batch_size: examples evaluated at once.
       settings: the other arguments of `forget`, as plain values.
+      retain_given: the retain set as it was given, with what was set aside.
     """
 
     loss: Loss
@@ -74,6 +75,7 @@ class ForgetProblem:
     band: Band
     batch_size: int
     settings: dict[str, Any]
+    retain_given: Any
 
     def evaluated(self) -> dict[str, Any]:
         """The sets that are evaluated on the way."""

@@ -187,6 +187,7 @@ def outcome(history: hamu_jax.History, **changed: Any) -> Any:
         "held_out_given": True,
         "best_step": 3,
         "run": run,
+        "problem": None,
     }
     return Forgotten(**{**fields, **changed})
 
