@@ -15,7 +15,7 @@ import numpy as np
 
 from hamu_jax._base.key_paths import path_name
 from hamu_jax._datasets.batches import is_arrays
-from hamu_jax._driver.fingerprint_walk import UNKNOWN, Fingerprint, Walk, content, dtype_name, short, size_of
+from hamu_jax._driver.fingerprint_walk import UNKNOWN, Fingerprint, Walk, content, digest, dtype_name, short, size_of
 
 SMALL = 4096  # numbers: leaves of an optimizer's state up to this size are read (hyperparameters), larger ones are not
 
@@ -88,9 +88,9 @@ def of_run(
     return {**marks, "evaluation": of_value("evaluation", plain) | splits}
 
 
-def digest(marks: Fingerprint) -> str:
+def combined(marks: Fingerprint) -> str:
     """The hash of a fingerprint, in whatever order its entries are."""
-    return _digest(repr(sorted(marks.items())))
+    return digest(repr(sorted(marks.items())))
 
 
 def python_version() -> str:

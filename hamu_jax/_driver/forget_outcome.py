@@ -11,7 +11,7 @@ from jaxtyping import Float
 from hamu_jax._base import validate
 from hamu_jax._base.history import History
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.fingerprint import digest, of_value
+from hamu_jax._driver.fingerprint import combined, of_value
 from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, set_aside, take_rows
 from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.record import DeletionRecord, build_record
@@ -115,7 +115,7 @@ class Forgotten:
             "auc": None if self.auc is None else dataclasses.asdict(self.auc),
             "held_out_given": self.held_out_given,
             "settings": problem.settings,
-            "code": {name: digest(of_value(name, x)) for name, x in (("loss", problem.loss), ("requests", problem.requests))},
+            "code": {name: combined(of_value(name, x)) for name, x in (("loss", problem.loss), ("requests", problem.requests))},
         }
         sets = {"retain": problem.retain_given, "forget": problem.forget, "unseen": problem.unseen}
         if problem.held_out_given:
