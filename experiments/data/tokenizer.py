@@ -13,6 +13,8 @@ import jinja2.ext
 import jinja2.sandbox
 import tokenizers
 
+from experiments.data.text_files import read_json, read_text
+
 # For models without a template: a prompt that ends where the answer's first space begins, so that no token spans both.
 PLAIN = (
     "{% for message in messages %}{% if message.role == 'user' %}Question: {{ message.content }}\nAnswer:"
@@ -77,11 +79,16 @@ def load(directory: str | os.PathLike[str], *, template: str | None = None) -> T
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"directory: got {directory}, expected one that holds {name}")
-    settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = read_json(directory / "tokenizer_config.json")
     own = directory / "chat_template.jinja"
-    found = own.read_text(encoding="utf-8") if own.is_file() else _named(settings.get("chat_template"))
+    found = read_text(own) if own.is_file() else _named(settings.get("chat_template"))
     specials = {name: text for name, value in settings.items() if name.endswith("_token") and (text := _content(value))}
-    return build(tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")), specials, template=template or found)
+    read_json(directory / "tokenizer.json")  # its errors name the file
+    try:
+        encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:  # the library raises no other class
+        raise ValueError(f"{directory / 'tokenizer.json'}: got a file that fails with {error}, expected a tokenizer") from error
+    return build(encoder, specials, template=template or found)
 
 
 def build(encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, template: str | None = None) -> Tokenizer:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
+from experiments.data.text_files import LFS_POINTER, read_json
 from experiments.models import hf_config, llama
 from experiments.models.directories import new_directory
 from experiments.models.llama_config import LlamaConfig
@@ -21,7 +22,6 @@ MODULES = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {name: f"mlp.{na
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FLOATING = ("F64", "F32", "F16", "BF16")
-LFS_POINTER = b"version https://git-lfs"
 INDEX = "model.safetensors.index.json"
 BESIDE = (
     "tokenizer.json",
@@ -82,7 +82,7 @@ def save(
             values |= {name: before[name] for name in TOKEN_IDS if name in before}
             for file in (Path(like) / name for name in BESIDE):
                 if file.exists():
-                    shutil.copyfile(_inside(Path(like), file.name), out / file.name)
+                    _copied(file, out / file.name)
         write_json(out / "config.json", values)
         write_tensors(out / "model.safetensors", tensors)
 
@@ -139,21 +139,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-      ValueError: naming the file, for anything else.
-    """
-    try:
-        values = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8
-        raise ValueError(f"{path}: got a file that cannot be read ({error}), expected JSON in UTF-8") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: got {type(values).__name__}, expected a JSON object")
-    return values
-
-
 def open_tensors(path: Path) -> Any:
     """Opens a safetensors file of floating-point numbers, for a `with` block.
 
@@ -206,21 +191,19 @@ def _existing(root: Path, name: str) -> Path:
     return path
 
 
-def _inside(root: Path, name: str) -> Path:
-    """A file directly in a directory, or where the hub's cache, which links to `../../blobs`, keeps it.
+def _copied(source: Path, target: Path) -> None:
+    """Copies a file, but not what a link to another directory points to: a model's files come from strangers.
+
+    The hub's cache links to `../../blobs`, which is allowed.
 
     Raises:
-      ValueError: naming the file, if it is somewhere else.
+      ValueError: naming the file, for another link.
     """
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ValueError(f"{root / INDEX}: got the file name {name!r}, expected one without a directory")
-    path = root / name
-    allowed = [root.resolve()]
-    if root.parent.name == "snapshots":
-        allowed.append((root.parent.parent / "blobs").resolve())
-    if path.is_symlink() and path.resolve().parent not in allowed:
-        raise ValueError(f"{path}: got a symbolic link to {path.resolve()}, expected a file in {root}")
-    return path
+    root = source.parent.resolve()
+    allowed = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    if source.resolve().parent not in allowed:
+        raise ValueError(f"like: got {source}, a symbolic link to {source.resolve()}, expected a file in that directory")
+    shutil.copyfile(source, target)
 
 
 def _weight_map(root: Path) -> dict[str, str] | None:
@@ -243,7 +226,8 @@ def _weight_map(root: Path) -> dict[str, str] | None:
     if not isinstance(files, dict) or not files:
         raise ValueError(f"{index}: got no weight_map, expected an object of tensors and files")
     for name in files.values():
-        _inside(root, name)
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index}: got the file name {name!r}, expected one without a directory that ends in .safetensors")
     if single.is_file() and "model.safetensors" not in files.values():
         raise ValueError(
             f"{index}: got an index beside {single.name}, expected one or the other: remove the one that is outdated"
@@ -272,8 +256,7 @@ class _Files:
     def _file(self, name: str) -> Any:
         """An open file."""
         if name not in self._open:
-            _existing(self._root, name)
-            self._open[name] = open_tensors(_inside(self._root, name)).__enter__()
+            self._open[name] = open_tensors(_existing(self._root, name)).__enter__()
         return self._open[name]
 
     def tensor(self, name: str) -> Shaped[np.ndarray, "..."]:

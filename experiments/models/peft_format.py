@@ -8,9 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.data.text_files import read_json
 from experiments.models import lora
 from experiments.models.directories import new_directory
-from experiments.models.hf_format import MODULES, open_tensors, read_json, write_json, write_tensors
+from experiments.models.hf_format import MODULES, open_tensors, write_json, write_tensors
 
 PREFIX = "base_model.model.model.layers"
 UNSUPPORTED = (
