@@ -33,6 +33,7 @@ def deciding(task: Task, kind: str) -> Record:
         "max_length": config.max_length,
         "questions": digest({kind: [_text(question) for question in task.parts.trained_on(kind)]}),
         "training": dataclasses.asdict(config.training),
+        **{name: value for name in ("system_prompt", "date_string") if (value := getattr(config, name)) is not None},
     }
 
 

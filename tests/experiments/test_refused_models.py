@@ -1,5 +1,6 @@
 """Models and adapters that compute something else than ours are refused, and the error says what was found."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import safetensors.numpy
 from llama_fixtures import DATA
 
+from experiments.data import fictional
+from experiments.language import task
+from experiments.language.config import Problem
 from experiments.models import hf_config, hf_format, peft_format
 
 
@@ -86,3 +90,23 @@ def test_quantised_tensors(tmp_path: Path, dtype: str) -> None:
         ValueError, match=rf"model.safetensors: got {name} in {'I8' if dtype == 'int8' else 'U8'}, expected one of F64"
     ):
         hf_format.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "match"),
+    [
+        ({"vocabulary": 40}, r"model: got the token \d+ in row 0, expected numbers below 40, the model's vocab_size"),
+        (
+            {"positions": 4},
+            r"max_length: got None and \d+ tokens in row 0, expected at most 4, the model's max_position_embeddings",
+        ),
+    ],
+)
+def test_questions_that_the_model_cannot_take(tmp_path: Path, sizes: dict[str, Any], match: str) -> None:
+    made = task.build(Problem(out=tmp_path, model="tiny"))
+    network = dataclasses.replace(made.base.network, config=dataclasses.replace(made.base.network.config, **sizes))
+    made = dataclasses.replace(made, base=dataclasses.replace(made.base, network=network))
+    asked = fictional.load()[:1]
+    for use in (made.tokens, lambda questions: made.answers({}, questions)):
+        with pytest.raises(ValueError, match=match.replace("in row 0,", "in row 0.*,")):
+            use(asked)

@@ -1,18 +1,23 @@
 """Model files from strangers: refused or bounded, with the file named."""
 
+import dataclasses
+import datetime
 import hashlib
 import json
 import shutil
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.numpy
+import tokenizers
 from llama_fixtures import DATA
 
 from experiments import get_smollm2
 from experiments.data import tokenizer
+from experiments.language import base
 from experiments.models import gguf_format, hf_format
 
 
@@ -114,3 +119,70 @@ def test_a_wrong_tokenizer_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer.json: got a file that fails with .* expected a tokenizer"):
         tokenizer.load(tmp_path)
+
+
+def small(template: str | None = None, **options: Any) -> tokenizer.Tokenizer:
+    """A tokenizer of a few words."""
+    words = tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "[UNK]": 4}, unk_token="[UNK]")
+    encoder = tokenizers.Tokenizer(words)
+    encoder.enable_truncation(2)
+    encoder.enable_padding(length=20)
+    encoder.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return tokenizer.build(encoder, {"bos_token": "<s>", "eos_token": "</s>"}, template=template, **options)
+
+
+ASKED = [{"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ g(1) }}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ 9 ** (10 ** 9) }}",
+        "{{ '%999999999999d' % 1 }}",
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ raise_exception('no') }}",
+        "{% for %}",
+    ],
+)
+def test_templates_are_bounded_and_fail_with_one_error(template: str) -> None:
+    with pytest.raises(ValueError, match=r"template: got one that fails with .* \(\w+\), expected a Jinja chat template"):
+        small(template).render(ASKED, prompt=True)
+
+
+def test_what_templates_are_given() -> None:
+    """As transformers gives it; the date of Llama 3.2's template, which is of the day without an option."""
+    dated = small("{% if not date_string is defined %}{% set date_string = strftime_now('%Y') %}{% endif %}{{ date_string }}")
+    assert dated.render(ASKED, prompt=True) == str(datetime.datetime.now().year)
+    assert dataclasses.replace(dated, date_string="10 Apr 2025").render(ASKED, prompt=True) == "10 Apr 2025"
+    roles = small("{% for m in messages %}{{ m.role }}{{ loop.last }}{{ loop.length }} {% endfor %}{{ tools is none }}")
+    assert roles.render(ASKED, prompt=True) == "userTrue1 True"
+    with_system = dataclasses.replace(roles, system_prompt="Be brief.", tools=[{}])
+    assert with_system.render(ASKED, prompt=True) == "systemFalse2 userTrue2 False"
+
+
+def test_a_tokenizer_that_cuts_and_fills_up() -> None:
+    assert small().encode("a b a b a") == [2, 3, 2, 3, 2]
+
+
+def test_the_fallback_template_begins_as_the_tokenizer_does(tmp_path: Path) -> None:
+    assert small().render(ASKED, prompt=True) == "Question: a\nAnswer:"
+    assert small(begin=True).render(ASKED, prompt=True) == "<s>Question: a\nAnswer:"
+    encoder = small().encoder
+    encoder.save(str(tmp_path / "tokenizer.json"))
+    settings = {"add_bos_token": True, "add_eos_token": False, "bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8-sig")
+    loaded = tokenizer.load(tmp_path)
+    assert loaded.specials == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert loaded.render(ASKED, prompt=True) == "<s>Question: a\nAnswer:"
+    encoder.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    assert tokenizer.build(encoder, loaded.specials).render(ASKED, prompt=True).startswith("<s>")
+
+
+def test_tokens_beyond_the_embedding() -> None:
+    with pytest.raises(ValueError, match="got the end token 1, expected a number below 1, the model's vocab_size"):
+        base.fitting(small(), 1)
+    assert base.fitting(dataclasses.replace(small(), pad=9), 5).pad == 1
