@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -194,6 +195,14 @@ def from_files(retain: str | os.PathLike[str], forget: str | os.PathLike[str]) -
       The sets, with duplicates as `sets` makes them. Rows are those of either file.
     """
     kept, forgotten = read(retain), read(forget)
+    texts = {(one.question, one.answer) for one in kept}
+    shared = [one.row for one in forgotten if (one.question, one.answer) in texts]
+    if shared:
+        warnings.warn(
+            f"{forget}: {len(shared)} of {len(forgotten)} rows to forget are also in {retain} (row {shared[0]} for one), "
+            "expected none: what is retained is not forgotten",
+            stacklevel=2,
+        )
     both = (*kept, *forgotten)
     return sets(both, np.arange(len(kept)), np.arange(len(kept), len(both)))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from experiments.data.questions import Question
@@ -84,6 +85,10 @@ def load(task: Task, kind: str) -> Adapter:
 def save_adapter(task: Task, directory: Path, adapter: Adapter) -> None:
     """Stores an adapter in a directory that PEFT opens, and replaces the one that may be there."""
     assert task.base.network.lora is not None  # as `base.load` has it
+    if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(adapter)):
+        raise ValueError(
+            f"learning_rate: got an adapter with NaN or infinite numbers, expected finite ones: not saved in {directory}"
+        )
     shutil.rmtree(directory / ADAPTER, ignore_errors=True)
     peft_format.save(directory / ADAPTER, task.base.network.lora, jax.device_get(adapter), base=base.name(task.problem))
 

@@ -154,7 +154,7 @@ class Task:
         tokens, mask = np.full((len(prompted), length), tokenizer.pad, np.int32), np.zeros((len(prompted), length), bool)
         for row, prompt in enumerate(prompted):
             tokens[row, length - len(prompt) :], mask[row, length - len(prompt) :] = prompt, True
-        self._check({"tokens": tokens, "mask": mask}, asked, more=self.problem.max_new_tokens)
+        self._check({"tokens": tokens, "mask": mask}, asked, more=self.evaluation.max_new_tokens)
         written = [
             np.asarray(self._generate(adapter, part["tokens"], part["mask"]))[:real]
             for part, real in self._batches({"tokens": tokens, "mask": mask})

@@ -13,7 +13,7 @@ from llama_fixtures import DATA
 
 from experiments.data import fictional
 from experiments.language import task
-from experiments.language.config import Problem
+from experiments.language.config import ModelSettings, Problem
 from experiments.models import hf_config, hf_format, peft_format
 
 
@@ -103,7 +103,7 @@ def test_quantised_tensors(tmp_path: Path, dtype: str) -> None:
     ],
 )
 def test_questions_that_the_model_cannot_take(tmp_path: Path, sizes: dict[str, Any], match: str) -> None:
-    made = task.build(Problem(out=tmp_path, model="tiny"))
+    made = task.build_task(ModelSettings(out=tmp_path, problem=Problem(model="tiny")))
     network = dataclasses.replace(made.base.network, config=dataclasses.replace(made.base.network.config, **sizes))
     made = dataclasses.replace(made, base=dataclasses.replace(made.base, network=network))
     asked = fictional.load()[:1]

@@ -15,9 +15,8 @@ import safetensors.numpy
 import tokenizers
 from llama_fixtures import DATA
 
-from experiments import get_smollm2
 from experiments.data import tokenizer
-from experiments.language import base
+from experiments.language import base, get_smollm2
 from experiments.models import gguf_format, hf_format
 
 
