@@ -1,13 +1,17 @@
 """Questions with their answers, and plain texts, from JSON lines; what is to be forgotten of them and what retained."""
 
+import io
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Int
+
+from experiments.data.text_files import read_text
 
 Variant = Literal["paraphrased_question", "paraphrased_answer", "perturbed_answers"]
 Duplicates = Literal["semantic", "exact"]
@@ -71,7 +75,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Question, ...]:
     answers, or one) and `person`; all others are ignored, and so are empty lines.
 
     Args:
-      path: the file, in UTF-8.
+      path: the file, in UTF-8, with or without a byte order mark.
 
     Returns:
       The questions in the order of the file.
@@ -84,8 +88,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Question, ...]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"path: got {path}, expected a file of JSON lines")
-    with path.open(encoding="utf-8") as file:
-        numbered = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    lines = io.StringIO(read_text(path), newline=None)
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ValueError(f"{path}: got no lines, expected one JSON object a line")
     return tuple(
@@ -191,6 +195,14 @@ def from_files(retain: str | os.PathLike[str], forget: str | os.PathLike[str]) -
       The sets, with duplicates as `sets` makes them. Rows are those of either file.
     """
     kept, forgotten = read(retain), read(forget)
+    texts = {(one.question, one.answer) for one in kept}
+    shared = [one.row for one in forgotten if (one.question, one.answer) in texts]
+    if shared:
+        warnings.warn(
+            f"{forget}: {len(shared)} of {len(forgotten)} rows to forget are also in {retain} (row {shared[0]} for one), "
+            "expected none: what is retained is not forgotten",
+            stacklevel=2,
+        )
     both = (*kept, *forgotten)
     return sets(both, np.arange(len(kept)), np.arange(len(kept), len(both)))
 
@@ -199,7 +211,7 @@ def _object(where: str, line: str) -> Mapping[str, Any]:
     """One line."""
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError also of numbers with thousands of digits
         raise ValueError(f"{where}: got what is not JSON ({error}), expected a JSON object") from error
     if not isinstance(found, dict):
         raise ValueError(f"{where}: got {type(found).__name__}, expected a JSON object")
@@ -222,4 +234,6 @@ def _each(found: Any, where: str) -> Iterator[str]:
     for one in [found] if isinstance(found, str) else found:
         if not isinstance(one, str) or not one.strip():
             raise ValueError(f"{where}: got {one!r}, expected a text that is not blank")
+        if any("\ud800" <= character <= "\udfff" for character in one):
+            raise ValueError(f"{where}: got {one!r}, which has half of a surrogate pair, expected Unicode text")
         yield one

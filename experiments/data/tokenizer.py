@@ -1,18 +1,25 @@
 """A language model's tokenizer, from the files of a Hugging Face directory, and its chat template."""
 
+import contextvars
 import dataclasses
+import datetime
 import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 import jinja2.ext
+import jinja2.nodes
 import jinja2.sandbox
 import tokenizers
 
+from experiments.data.text_files import read_json, read_text
+
+MOST_WORK = 1_000_000  # how many repetitions a template may need: templates come from strangers
+_left: contextvars.ContextVar[list[int]] = contextvars.ContextVar("left")
 # For models without a template: a prompt that ends where the answer's first space begins, so that no token spans both.
 PLAIN = (
     "{% for message in messages %}{% if message.role == 'user' %}Question: {{ message.content }}\nAnswer:"
@@ -30,6 +37,9 @@ class Tokenizer:
       pad: the token that fills up; it may be `end`, as padding is told by masks, never by this number.
       specials: the texts of special tokens by name (`bos_token`, `eos_token`, ...), for templates.
       template: a Jinja template of `messages` as Hugging Face defines them.
+      system_prompt: the text of a system message before the question. None: no such message.
+      date_string: the date that templates such as Llama 3.2's write. None: the template's own choice, which may be today's.
+      tools: descriptions of functions, for templates that list them.
     """
 
     encoder: tokenizers.Tokenizer
@@ -37,6 +47,9 @@ class Tokenizer:
     pad: int
     specials: Mapping[str, str]
     template: str = PLAIN
+    system_prompt: str | None = None
+    date_string: str | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Token numbers. With `special`, those that the tokenizer puts around a text by itself too (a beginning token, say)."""
@@ -52,19 +65,34 @@ class Tokenizer:
         Raises:
           ValueError: if the template is wrong, or refuses the conversation.
         """
+        system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
+        date = {} if self.date_string is None else {"date_string": self.date_string}
+        values = {"messages": [*system, *messages], "tools": self.tools, "documents": None, "add_generation_prompt": prompt}
+        _left.set([MOST_WORK])
         try:
-            return _compiled(self.template).render(messages=messages, add_generation_prompt=prompt, **self.specials)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"template: got one that fails with {error}, expected a Jinja chat template") from error
+            return _compiled(self.template).render(**values, **date, **self.specials)
+        except Exception as error:  # a template is a program: it can fail with any
+            reason = f"{error} ({type(error).__name__})"
+            raise ValueError(f"template: got one that fails with {reason}, expected a Jinja chat template") from error
 
 
-def load(directory: str | os.PathLike[str], *, template: str | None = None) -> Tokenizer:
+def load(
+    directory: str | os.PathLike[str],
+    *,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    date_string: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> Tokenizer:
     """Reads `tokenizer.json` and `tokenizer_config.json`.
 
     Args:
       directory: a Hugging Face model directory.
       template: a chat template instead of the directory's own, which is `chat_template.jinja` or in `tokenizer_config.json`;
-        without any it is `PLAIN`.
+        without any it is `PLAIN`, after a beginning token if the tokenizer puts one before texts.
+      system_prompt: as in `Tokenizer`.
+      date_string: likewise.
+      tools: likewise.
 
     Returns:
       The tokenizer. Answers end with `eos_token`; without `pad_token` that fills up too.
@@ -77,15 +105,25 @@ def load(directory: str | os.PathLike[str], *, template: str | None = None) -> T
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"directory: got {directory}, expected one that holds {name}")
-    settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings = read_json(directory / "tokenizer_config.json")
     own = directory / "chat_template.jinja"
-    found = own.read_text(encoding="utf-8") if own.is_file() else _named(settings.get("chat_template"))
+    found = read_text(own) if own.is_file() else _named(settings.get("chat_template"))
     specials = {name: text for name, value in settings.items() if name.endswith("_token") and (text := _content(value))}
-    return build(tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")), specials, template=template or found)
+    read_json(directory / "tokenizer.json")  # its errors name the file
+    try:
+        encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    except Exception as error:  # the library raises no other class
+        raise ValueError(f"{directory / 'tokenizer.json'}: got a file that fails with {error}, expected a tokenizer") from error
+    built = build(encoder, specials, template=template or found, begin=settings.get("add_bos_token") is True)
+    return dataclasses.replace(built, system_prompt=system_prompt, date_string=date_string, tools=tools)
 
 
-def build(encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, template: str | None = None) -> Tokenizer:
-    """A tokenizer of parts that are there already: see `load`."""
+def build(
+    encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, template: str | None = None, begin: bool = False
+) -> Tokenizer:
+    """A tokenizer of parts that are there already: see `load`. With `begin`, `PLAIN` begins with `bos_token`."""
+    encoder.no_truncation()  # tokenizer.json may hold both: lengths are decided by `tokenise`
+    encoder.no_padding()
     if "eos_token" not in specials:
         raise ValueError(f"specials: got {', '.join(specials) or 'none'}, expected eos_token among them: it ends an answer")
     numbers = {name: encoder.token_to_id(text) for name, text in specials.items()}
@@ -93,18 +131,64 @@ def build(encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, templat
         if number is None:
             raise ValueError(f"specials: got {name} = {specials[name]!r}, expected a token of the vocabulary")
     end = numbers["eos_token"]
-    return Tokenizer(encoder, end, numbers.get("pad_token", end), dict(specials), template or PLAIN)
+    first = numbers.get("bos_token")
+    begin = first is not None and (begin or encoder.encode("a").ids[:1] == [first])
+    plain = "{{ bos_token }}" + PLAIN if begin else PLAIN
+    return Tokenizer(encoder, end, numbers.get("pad_token", end), dict(specials), template or plain)
+
+
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """A sandbox in which a template's loops, calls and products are bounded: see `MOST_WORK`."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        _spend(1)
+        return super().call(*args, **kwargs)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            _spend(abs(int(right)) * 64)
+        elif operator == "%" and isinstance(left, str):
+            raise jinja2.TemplateError("string formatting with %, which is not allowed")
+        elif operator == "*" and not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
+            _spend(abs(int(left if isinstance(left, (int, float)) else right)) * max(_size(left), _size(right)))
+        return super().call_binop(context, operator, left, right)
+
+
+def _size(value: Any) -> int:
+    """The length of a text or list, 1 of anything else."""
+    return len(value) if hasattr(value, "__len__") else 1
+
+
+def _spend(work: int) -> None:
+    """Counts what a template does."""
+    left = _left.get()
+    left[0] -= work
+    if left[0] < 0:
+        raise jinja2.TemplateError(f"more than {MOST_WORK} repetitions")
+
+
+def _bounded(items: Any) -> list[Any]:
+    """What a loop goes through."""
+    found = list(items)
+    _spend(len(found))
+    return found
 
 
 @functools.cache
 def _compiled(template: str) -> jinja2.Template:
     """A template, once: compiling takes longer than rendering. As in transformers, a stranger's runs in a sandbox."""
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
     environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.filters["bounded"] = _bounded
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    return environment.from_string(template)
+    tree = environment.parse(template)
+    for loop in list(tree.find_all(jinja2.nodes.For)):
+        loop.iter = jinja2.nodes.Filter(loop.iter, "bounded", [], [], None, None, lineno=loop.lineno, environment=environment)
+    code: Any = environment.compile(cast(Any, tree))
+    return jinja2.Template.from_code(environment, code, environment.make_globals(None))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -113,8 +197,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _content(value: Any) -> str | None:
-    """The text of a special token, which the file may hold with its properties."""
-    return value.get("content") if isinstance(value, dict) else value
+    """The text of a special token, which the file may hold with its properties; `add_bos_token: true` is none."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
 
 
 def _named(templates: Any) -> str | None:

@@ -62,10 +62,25 @@ def load(config: Problem, mesh: Any = None, *, gradient_checkpointing: bool = Fa
         weights = llama.init(sizes, jax.random.key(0), deviation=0.2)
     else:
         directory = checkpoints.resolve(name(config))
-        tokenizer, (sizes, weights) = own.load(directory), hf_format.load(directory, dtype=config.dtype)
+        tokenizer = own.load(directory, system_prompt=config.system_prompt, date_string=config.date_string)
+        sizes, weights = hf_format.load(directory, dtype=config.dtype)
+        tokenizer = fitting(tokenizer, sizes.vocabulary)
     settings = lora.LoraConfig(config.training.rank, config.training.alpha, config.training.dropout)
     network = llama.Network(sizes, settings, dtype=config.dtype, checkpoint=gradient_checkpointing)
     return Base(network, Frozen(weights, mesh=mesh), tokenizer)
+
+
+def fitting(tokenizer: own.Tokenizer, vocabulary: int) -> own.Tokenizer:
+    """The same tokenizer; padding that the model has no embedding for, which masks hide, is the end token instead.
+
+    Raises:
+      ValueError: if the model has no embedding for the end token.
+    """
+    if tokenizer.end >= vocabulary:
+        raise ValueError(
+            f"model: got the end token {tokenizer.end}, expected a number below {vocabulary}, the model's vocab_size"
+        )
+    return tokenizer if tokenizer.pad < vocabulary else dataclasses.replace(tokenizer, pad=tokenizer.end)
 
 
 def tiny_config(tokenizer: own.Tokenizer) -> LlamaConfig:

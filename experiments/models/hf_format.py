@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
+from experiments.data.text_files import LFS_POINTER, read_json
 from experiments.models import hf_config, llama
 from experiments.models.directories import new_directory
 from experiments.models.llama_config import LlamaConfig
@@ -20,6 +21,8 @@ Tensor: TypeAlias = Callable[[str], Shaped[np.ndarray, "..."]]
 MODULES = {name: f"self_attn.{name}_proj" for name in "qkvo"} | {name: f"mlp.{name}_proj" for name in ("gate", "up", "down")}
 NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+FLOATING = ("F64", "F32", "F16", "BF16")
+INDEX = "model.safetensors.index.json"
 BESIDE = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,7 +51,7 @@ def load(directory: str | os.PathLike[str], *, dtype: Any = "float32") -> tuple[
       ValueError: for a model of another kind, or a tensor that is missing or has another shape than the sizes say.
     """
     root = Path(directory)
-    config = hf_config.parse(json.loads(_existing(root, "config.json").read_text(encoding="utf-8")))
+    config = hf_config.parse(read_json(_existing(root, "config.json")))
     with _Files(root) as files:
         return config, gather(config, files.tensor, dtype)
 
@@ -75,11 +78,11 @@ def save(
         tensors = scatter(config, weights)
         values = hf_config.render(config, str(tensors["model.norm.weight"].dtype))
         if like is not None:
-            before = json.loads((Path(like) / "config.json").read_text(encoding="utf-8"))
+            before = read_json(Path(like) / "config.json")
             values |= {name: before[name] for name in TOKEN_IDS if name in before}
             for file in (Path(like) / name for name in BESIDE):
                 if file.exists():
-                    shutil.copyfile(file, out / file.name)
+                    _copied(file, out / file.name)
         write_json(out / "config.json", values)
         write_tensors(out / "model.safetensors", tensors)
 
@@ -102,8 +105,10 @@ def gather(config: LlamaConfig, tensor: Tensor, dtype: Any = "float32") -> llama
     layers: dict[str, Any] = {}
     for path, name in _layer_names(config):
         own = shapes["layers"][path[0]] if len(path) == 1 else shapes["layers"][path[0]][path[1]]
+        first = read(f"model.layers.0.{name}", own.shape[1:])  # before memory is reserved: the sizes may be nonsense
         stack = np.empty(own.shape, jnp.dtype(dtype))
-        for i in range(config.layers):
+        stack[0] = first
+        for i in range(1, config.layers):
             stack[i] = read(f"model.layers.{i}.{name}", own.shape[1:])
         _put(layers, path, jnp.asarray(stack))
     single = {path: jnp.asarray(read(name, shapes[path].shape)) for path, name in _single_names(config).items()}
@@ -134,6 +139,30 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def open_tensors(path: Path) -> Any:
+    """Opens a safetensors file of floating-point numbers, for a `with` block.
+
+    Raises:
+      ValueError: naming the file, if it is a Git LFS pointer, incomplete or damaged, or holds quantised tensors.
+    """
+    import safetensors  # noqa: PLC0415
+
+    with path.open("rb") as raw:
+        if raw.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path}: got a Git LFS pointer, expected the file itself: git lfs pull downloads it")
+    try:
+        file: Any = safetensors.safe_open(path, framework="flax")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: got an incomplete or damaged file ({error}), expected safetensors") from error
+    for name in file.keys():  # noqa: SIM118  (not a dictionary)
+        dtype = file.get_slice(name).get_dtype()
+        if dtype not in FLOATING:
+            raise ValueError(
+                f"{path}: got {name} in {dtype}, expected one of {', '.join(FLOATING)}: quantised models are not supported"
+            )
+    return file
+
+
 def _single_names(config: LlamaConfig) -> dict[str, str]:
     """The tensors that are no layer's."""
     names = {"embedding": "model.embed_tokens.weight", "norm": "model.norm.weight"}
@@ -162,13 +191,56 @@ def _existing(root: Path, name: str) -> Path:
     return path
 
 
+def _copied(source: Path, target: Path) -> None:
+    """Copies a file, but not what a link to another directory points to: a model's files come from strangers.
+
+    The hub's cache links to `../../blobs`, which is allowed.
+
+    Raises:
+      ValueError: naming the file, for another link.
+    """
+    root = source.parent.resolve()
+    allowed = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    if source.resolve().parent not in allowed:
+        raise ValueError(f"like: got {source}, a symbolic link to {source.resolve()}, expected a file in that directory")
+    shutil.copyfile(source, target)
+
+
+def _weight_map(root: Path) -> dict[str, str] | None:
+    """In which file each tensor is, by the index; None without an index.
+
+    Raises:
+      FileNotFoundError: without tensors, naming what is there instead.
+      ValueError: naming the file, for a wrong index, or one beside a single file.
+    """
+    index, single = root / INDEX, root / "model.safetensors"
+    if not index.is_file():
+        if not single.is_file():
+            there = sorted(path.name for path in root.iterdir() if path.suffix in {".bin", ".safetensors", ".pt", ".pth"})
+            held = (
+                f" ({', '.join(there[:3])} is there: shards need their index, other formats must be converted)" if there else ""
+            )
+            raise FileNotFoundError(f"model: {single} is not there, expected it or {INDEX}{held}")
+        return None
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"{index}: got no weight_map, expected an object of tensors and files")
+    for name in files.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{index}: got the file name {name!r}, expected one without a directory that ends in .safetensors")
+    if single.is_file() and "model.safetensors" not in files.values():
+        raise ValueError(
+            f"{index}: got an index beside {single.name}, expected one or the other: remove the one that is outdated"
+        )
+    return files
+
+
 class _Files:
     """The safetensors files of a directory, opened when needed, read a tensor at a time."""
 
     def __init__(self, root: Path) -> None:
-        index = root / "model.safetensors.index.json"
         self._root = root
-        self._file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"] if index.is_file() else None
+        self._file_of = _weight_map(root)
         self._open: dict[str, Any] = {}
 
     def __enter__(self) -> "_Files":
@@ -183,14 +255,15 @@ class _Files:
 
     def _file(self, name: str) -> Any:
         """An open file."""
-        import safetensors  # noqa: PLC0415
-
         if name not in self._open:
-            self._open[name] = safetensors.safe_open(_existing(self._root, name), framework="flax").__enter__()
+            self._open[name] = open_tensors(_existing(self._root, name)).__enter__()
         return self._open[name]
 
     def tensor(self, name: str) -> Shaped[np.ndarray, "..."]:
         """One tensor."""
         if name not in self._file_of:
             raise ValueError(f"model: {self._root} has no tensor {name}, which config.json asks for")
-        return np.asarray(self._file(self._file_of[name]).get_tensor(name))
+        file = self._file(self._file_of[name])
+        if name not in file.keys():  # noqa: SIM118  (not a dictionary)
+            raise ValueError(f"{self._root / self._file_of[name]}: got no tensor {name}, expected it as {INDEX} says")
+        return np.asarray(file.get_tensor(name))

@@ -1,6 +1,5 @@
 """Adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -9,12 +8,29 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.data.text_files import read_json
 from experiments.models import lora
 from experiments.models.directories import new_directory
-from experiments.models.hf_format import MODULES, write_json, write_tensors
+from experiments.models.hf_format import MODULES, open_tensors, write_json, write_tensors
 
 PREFIX = "base_model.model.model.layers"
-UNSUPPORTED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform")
+UNSUPPORTED = (
+    "use_dora",
+    "use_rslora",
+    "use_qalora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "layers_to_transform",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "trainable_token_indices",
+    "target_parameters",
+    "lora_bias",
+    "fan_in_fan_out",
+)
+# Ways to initialise an adapter that leave the base model's weights as they are. PiSSA, OLoRA, CorDA and LoftQ change them too.
+PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 
 def save(directory: str | os.PathLike[str], config: lora.LoraConfig, adapter: lora.Adapter, *, base: str = "") -> None:
@@ -69,14 +85,20 @@ def load(directory: str | os.PathLike[str], *, dtype: Any = "float32") -> tuple[
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (root / name).is_file():
             raise FileNotFoundError(f"adapter: {root / name} is not there, expected an adapter in PEFT's format")
-    values = json.loads((root / "adapter_config.json").read_text(encoding="utf-8"))
-    config = _config(values)
-    tensors = safetensors.flax.load_file(root / "adapter_model.safetensors")
-    layers = 1 + max((int(found[1]) for key in tensors if (found := re.search(r"\.layers\.(\d+)\.", key))), default=-1)
+    config = _config(read_json(root / "adapter_config.json"))
+    file = root / "adapter_model.safetensors"
+    with open_tensors(file):  # which checks the file's header and its dtypes
+        tensors = safetensors.flax.load_file(file)
+    numbers = (int(found[1]) for key in tensors if (found := re.search(r"\.layers\.(\d{1,18})\.", key)))
+    layers = 1 + max(numbers, default=-1)
+    if layers > len(tensors):
+        raise ValueError(
+            f"adapter: got a tensor of layer {layers - 1} among {len(tensors)} tensors in {file}, expected every layer"
+        )
     expected = {_key(i, name, part) for i in range(layers) for name in config.targets for part in ("a", "b")}
     if set(tensors) != expected or not layers:
         odd = sorted(set(tensors) ^ expected)[:1]
-        raise ValueError(f"adapter: got other tensors than adapter_config.json says, {odd} for one")
+        raise ValueError(f"adapter: got other tensors in {file} than adapter_config.json says, {odd} for one")
     return config, {name: {part: _stack(tensors, layers, name, part, dtype) for part in ("a", "b")} for name in config.targets}
 
 
@@ -88,11 +110,25 @@ def _config(values: dict[str, Any]) -> lora.LoraConfig:
     for name in UNSUPPORTED:
         if values.get(name):
             raise ValueError(f"adapter_config.json: got {name}={values[name]!r}, expected none")
+    initialised = values.get("init_lora_weights", True)
+    if initialised not in PLAIN_INITIALISATIONS:
+        raise ValueError(
+            f"adapter_config.json: got init_lora_weights={initialised!r}, which changes the base model's weights, "
+            "expected one of true, false, 'gaussian', 'eva' and 'orthogonal': convert the adapter to plain LoRA with PEFT"
+        )
+    modules = values.get("target_modules")
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        raise ValueError(
+            f"adapter_config.json: got target_modules={modules!r}, expected a list of module names, not a regular expression"
+        )
+    for name, kinds in (("r", int), ("lora_alpha", (int, float))):
+        if not isinstance(values.get(name), kinds) or isinstance(values.get(name), bool):
+            raise ValueError(f"adapter_config.json: got {name}={values.get(name)!r}, expected a number")
     ours = {theirs.split(".")[1]: name for name, theirs in MODULES.items()}
-    unknown = set(values["target_modules"]) - set(ours)
+    unknown = set(modules) - set(ours)
     if unknown:
         raise ValueError(f"adapter_config.json: got target_modules {sorted(unknown)}, expected some of {', '.join(ours)}")
-    targets = tuple(name for name in lora.TARGETS if MODULES[name].split(".")[1] in values["target_modules"])
+    targets = tuple(name for name in lora.TARGETS if MODULES[name].split(".")[1] in modules)
     return lora.LoraConfig(values["r"], float(values["lora_alpha"]), float(values.get("lora_dropout", 0.0)), targets)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import hamu_jax
 from experiments import methods
+from experiments.data.text_files import read_json
 from experiments.runs import logs
 from experiments.runs.config import Method, flat
 from experiments.runs.provenance import write_json
@@ -46,14 +47,14 @@ def run_directory(settings: Any, problem: str) -> Path:
 def read_run(directory: Path) -> Record | None:
     """A run's record, if the run is complete."""
     path = directory / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def measured_once(path: Path, measure: Callable[[], Record]) -> Record:
     """The content of a JSON file, which is written with what `measure` returns if it is missing."""
     if not path.exists():
         report.write_whole(path, json.dumps(measure(), indent=1, allow_nan=False) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def method_of(settings: Method, subject: methods.Subject) -> methods.Built:

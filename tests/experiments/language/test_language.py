@@ -113,7 +113,7 @@ def test_files_and_their_held_out_questions(tmp_path: Path) -> None:
         ({"forgotten": 10}, ValueError, r"forgotten: got 10, expected a number from 1 to 9, fewer than the authors"),
         ({"unseen": 11}, ValueError, r"unseen: got 11, expected a number from 0 to 10"),
         ({"held_out": 0.1}, ValueError, r"held_out: got 0.1, which holds out no question to retain, expected more"),
-        ({"held_out": 1.0}, ValueError, r"held_out: got 1.0, expected a number above 0 and below 1"),
+        ({"held_out": 1.0}, ValueError, r"held_out: got 1.0, expected a number of at least 0 and below 1"),
     ],
 )
 def test_what_is_asked_of_data_is_checked(changed: dict[str, Any], error: type[Exception], message: str) -> None:
