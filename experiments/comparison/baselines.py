@@ -1,6 +1,5 @@
 """All methods on equal terms: the same data, batches and steps, and each with its best setting on validation data."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from experiments.comparison.modality import Modality
 from experiments.comparison.progress import announced
 from experiments.comparison.settings import methods_of, run_settings, seed_pairs
 from experiments.comparison.summary import MODELS, Results, choose
+from experiments.data.text_files import read_json
 
 
 def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
@@ -72,7 +72,7 @@ def _chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:
     """The settings that a file says were chosen."""
     if not path.exists():
         raise ValueError(f"chosen: got {path}, which is not there, expected a file that baselines left")
-    rows = json.loads(path.read_text(encoding="utf-8")).get("methods", {})
+    rows = read_json(path).get("methods", {})
     for name in names:
         if "setting" not in rows.get(name, {}):
             raise ValueError(f"chosen: got {path}, which has no setting of {name}, expected one of every method")

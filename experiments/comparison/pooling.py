@@ -4,7 +4,6 @@ Takes files that `sweep baselines` wrote, each of one trained model and with the
 over the trained models: which differences another training would undo.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.comparison.config import Pool
 from experiments.comparison.summary import COLUMNS, DETAILS, MODELS, mean_and_deviation
 from experiments.comparison.tables import results_table
+from experiments.data.text_files import read_json
 from experiments.runs.provenance import settings_record, write_results
 
 # Settings that may differ between the files: how the sweep chose its settings, and where it ran.
@@ -100,7 +100,7 @@ def _read(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise ValueError(f"files: got {path}, which is not there")
-    sweep = json.loads(path.read_text(encoding="utf-8"))
+    sweep = read_json(path)
     if not {"settings", "environment", "methods"} <= set(sweep) or not {"training", "rho"} <= set(sweep["settings"]):
         raise ValueError(f"files: got {path}, expected what experiments.vision sweep baselines left")
     return sweep

@@ -28,6 +28,13 @@ def load(seed: int = 0) -> Split:
 
 
 def by_class(examples: Examples, forgotten: int) -> tuple[Examples, Examples]:
-    """`(retain, forget)`: every other class, and the class to be forgotten."""
+    """`(retain, forget)`: every other class, and the class to be forgotten.
+
+    Raises:
+      ValueError: for a class without examples, before anything is trained.
+    """
     of_class = examples["label"] == forgotten
+    if not of_class.any():
+        classes = ", ".join(map(str, np.unique(examples["label"])))
+        raise ValueError(f"forget_class: got {forgotten}, expected a class that has examples ({classes})")
     return {k: v[~of_class] for k, v in examples.items()}, {k: v[of_class] for k, v in examples.items()}

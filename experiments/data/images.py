@@ -1,6 +1,5 @@
 """Image data sets by name, from tensorflow-datasets' array_record files: no TensorFlow is needed to read them."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from experiments.data import digits
 from experiments.data.digits import Examples
+from experiments.data.text_files import read_json
 
 BATCH = 1000  # examples decoded at once
 
@@ -112,7 +112,7 @@ def _prepared(name: str, data_dir: str | os.PathLike[str] | None, download: bool
             f"data_dir: got {root} ({f'which holds {there}' if there else 'which holds no directories'}), expected a directory "
             f"that holds {name}/VERSION/dataset_info.json; download=True prepares it from the internet"
         )
-    kind = json.loads((found[-1] / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
+    kind = read_json(found[-1] / "dataset_info.json").get("fileFormat")
     if kind != "array_record":
         raise ValueError(f"data_dir: got {found[-1]} in the format {kind}, expected array_record, which has random access")
     return found[-1]

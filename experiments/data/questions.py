@@ -1,7 +1,5 @@
 """Questions with their answers, and plain texts, from JSON lines; what is to be forgotten of them and what retained."""
 
-import io
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,10 +9,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Int
 
-from experiments.data.text_files import read_text
+from experiments.data.text_files import parse_object, read_lines
 
 Variant = Literal["paraphrased_question", "paraphrased_answer", "perturbed_answers"]
 Duplicates = Literal["semantic", "exact"]
+SHOWN = 5  # rows that a warning names
 
 
 class Question(NamedTuple):
@@ -83,19 +82,17 @@ def read(path: str | os.PathLike[str]) -> tuple[Question, ...]:
     Raises:
       FileNotFoundError: if it is not there.
       ValueError: naming file, line and field, for what is not a JSON object or lacks a field, for one that is not text or is
-        blank, and for a file without questions.
+        blank, for another encoding, a compressed file or a Git LFS pointer, and for a file without questions.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"path: got {path}, expected a file of JSON lines")
-    lines = io.StringIO(read_text(path), newline=None)
-    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    numbered = list(read_lines(path))
     if not numbered:
-        raise ValueError(f"{path}: got no lines, expected one JSON object a line")
-    return tuple(
-        question(_object(f"{path}, line {number}", line), row, f"{path}, line {number}")
-        for row, (number, line) in enumerate(numbered)
-    )
+        raise ValueError(f"{path}: got no lines, expected one JSON object per line")
+    places = [f"{path}, line {number}" for number, _ in numbered]
+    objects = [parse_object(line, place) for place, (_, line) in zip(places, numbered, strict=True)]
+    return tuple(question(fields, row, place) for row, (fields, place) in enumerate(zip(objects, places, strict=True)))
 
 
 def question(fields: Mapping[str, Any], row: int, where: str) -> Question:
@@ -192,30 +189,32 @@ def from_files(retain: str | os.PathLike[str], forget: str | os.PathLike[str]) -
       forget: the path of what must go.
 
     Returns:
-      The sets, with duplicates as `sets` makes them. Rows are those of either file.
+      The sets, with duplicates as `sets` makes them. Rows are those of either file. Questions that are in both files are
+      warned of: they would be forgotten and retained at once.
     """
     kept, forgotten = read(retain), read(forget)
-    texts = {(one.question, one.answer) for one in kept}
-    shared = [one.row for one in forgotten if (one.question, one.answer) in texts]
-    if shared:
-        warnings.warn(
-            f"{forget}: {len(shared)} of {len(forgotten)} rows to forget are also in {retain} (row {shared[0]} for one), "
-            "expected none: what is retained is not forgotten",
-            stacklevel=2,
-        )
+    warn_of_shared(forgotten, kept, f"the forget file {forget} are in the retain file {retain}")
     both = (*kept, *forgotten)
     return sets(both, np.arange(len(kept)), np.arange(len(kept), len(both)))
 
 
-def _object(where: str, line: str) -> Mapping[str, Any]:
-    """One line."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError also of numbers with thousands of digits
-        raise ValueError(f"{where}: got what is not JSON ({error}), expected a JSON object") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: got {type(found).__name__}, expected a JSON object")
-    return found
+def warn_of_shared(questions: Sequence[Question], others: Sequence[Question], which: str) -> None:
+    """Warns of questions that are in another set too, with the same answer but for white space and the case of letters.
+
+    Args:
+      questions: the forget set, or those that no model is trained on.
+      others: the set in which they should be missing.
+      which: what the sets are, for the message: "the forget file F are in the retain file R".
+    """
+
+    def key(one: Question) -> tuple[str, str]:
+        return " ".join((one.question or "").split()).casefold(), " ".join(one.answer.split()).casefold()
+
+    known = {key(one) for one in others}
+    shared = [one.row for one in questions if key(one) in known]
+    if shared:
+        rows = ", ".join(map(str, shared[:SHOWN])) + (", ..." if len(shared) > SHOWN else "")
+        warnings.warn(f"{len(shared)} of {len(questions)} rows of {which} too (rows {rows}, counted from 0)", stacklevel=3)
 
 
 def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
@@ -235,5 +234,5 @@ def _each(found: Any, where: str) -> Iterator[str]:
         if not isinstance(one, str) or not one.strip():
             raise ValueError(f"{where}: got {one!r}, expected a text that is not blank")
         if any("\ud800" <= character <= "\udfff" for character in one):
-            raise ValueError(f"{where}: got {one!r}, which has half of a surrogate pair, expected Unicode text")
+            raise ValueError(f"{where}: got a lone surrogate in {one!r}, half of a character, expected whole characters")
         yield one

@@ -1,30 +1,26 @@
 """A language model's tokenizer, from the files of a Hugging Face directory, and its chat template."""
 
-import contextvars
 import dataclasses
-import datetime
-import functools
-import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.sandbox
 import tokenizers
 
+from experiments.data.chat_templates import reads_clock, render_template
 from experiments.data.text_files import read_json, read_text
 
-MOST_WORK = 1_000_000  # how many repetitions a template may need: templates come from strangers
-_left: contextvars.ContextVar[list[int]] = contextvars.ContextVar("left")
-# For models without a template: a prompt that ends where the answer's first space begins, so that no token spans both.
+# For models without a template: a prompt that ends where the answer's first space begins, so that no token spans both. A
+# tokenizer that begins every text with a token of its own does so here too.
 PLAIN = (
     "{% for message in messages %}{% if message.role == 'user' %}Question: {{ message.content }}\nAnswer:"
+    "{% elif message.role == 'system' %}{{ message.content }}\n\n"
     "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+BEGUN = "{{ bos_token }}" + PLAIN
+SPECIALS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +33,9 @@ class Tokenizer:
       pad: the token that fills up; it may be `end`, as padding is told by masks, never by this number.
       specials: the texts of special tokens by name (`bos_token`, `eos_token`, ...), for templates.
       template: a Jinja template of `messages` as Hugging Face defines them.
-      system_prompt: the text of a system message before the question. None: no such message.
-      date_string: the date that templates such as Llama 3.2's write. None: the template's own choice, which may be today's.
+      system_prompt: the system's message before every conversation. None: no such message.
+      date_string: the date that a template puts into its prompt, such as `26 Jul 2024`. None: the template's own default, which
+        in some is the day on which it runs.
       tools: descriptions of functions, for templates that list them.
     """
 
@@ -60,20 +57,22 @@ class Tokenizer:
         return self.encoder.decode([int(token) for token in tokens], skip_special_tokens=not special)
 
     def render(self, messages: Sequence[Mapping[str, str]], *, prompt: bool) -> str:
-        """A conversation as one text; with `prompt` up to where the answer begins.
+        """A conversation as one text, as transformers' `apply_chat_template` renders it.
+
+        Args:
+          messages: the conversation, after the system prompt.
+          prompt: whether the text ends where the answer begins.
+
+        Returns:
+          The text.
 
         Raises:
-          ValueError: if the template is wrong, or refuses the conversation.
+          ValueError: if the template is wrong, refuses the conversation, or fails in any other way.
         """
         system = [] if self.system_prompt is None else [{"role": "system", "content": self.system_prompt}]
-        date = {} if self.date_string is None else {"date_string": self.date_string}
-        values = {"messages": [*system, *messages], "tools": self.tools, "documents": None, "add_generation_prompt": prompt}
-        _left.set([MOST_WORK])
-        try:
-            return _compiled(self.template).render(**values, **date, **self.specials)
-        except Exception as error:  # a template is a program: it can fail with any
-            reason = f"{error} ({type(error).__name__})"
-            raise ValueError(f"template: got one that fails with {reason}, expected a Jinja chat template") from error
+        dated = {} if self.date_string is None else {"date_string": self.date_string}
+        conversation = {"messages": [*system, *messages], "tools": self.tools, "documents": None}
+        return render_template(self.template, {**conversation, "add_generation_prompt": prompt, **self.specials, **dated})
 
 
 def load(
@@ -86,44 +85,59 @@ def load(
 ) -> Tokenizer:
     """Reads `tokenizer.json` and `tokenizer_config.json`.
 
+    As in transformers 5, texts are encoded whole whatever truncation and padding `tokenizer.json` asks for; and what is put
+    around a plain text is what `tokenizer.json` says, whatever `add_bos_token` in `tokenizer_config.json`.
+
     Args:
       directory: a Hugging Face model directory.
       template: a chat template instead of the directory's own, which is `chat_template.jinja` or in `tokenizer_config.json`;
-        without any it is `PLAIN`, after a beginning token if the tokenizer puts one before texts.
+        without any it is `PLAIN`.
       system_prompt: as in `Tokenizer`.
-      date_string: likewise.
-      tools: likewise.
+      date_string: as in `Tokenizer`. Without it a template that reads the clock is warned of: its prompts change every day.
+      tools: as in `Tokenizer`.
 
     Returns:
       The tokenizer. Answers end with `eos_token`; without `pad_token` that fills up too.
 
     Raises:
-      FileNotFoundError: if one of the two files is not there.
-      ValueError: if there is no `eos_token`, or a special token that is not in the vocabulary.
+      FileNotFoundError: if one of the two files is missing.
+      ValueError: naming the file, for one that cannot be read; if there is no `eos_token`, or a special token that is not in
+        the vocabulary; for a system prompt or a date that the template leaves out.
     """
     directory = Path(directory).expanduser()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (directory / name).is_file():
             raise FileNotFoundError(f"directory: got {directory}, expected one that holds {name}")
     settings = read_json(directory / "tokenizer_config.json")
-    own = directory / "chat_template.jinja"
-    found = read_text(own) if own.is_file() else _named(settings.get("chat_template"))
-    specials = {name: text for name, value in settings.items() if name.endswith("_token") and (text := _content(value))}
-    read_json(directory / "tokenizer.json")  # its errors name the file
-    try:
-        encoder = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # the library raises no other class
-        raise ValueError(f"{directory / 'tokenizer.json'}: got a file that fails with {error}, expected a tokenizer") from error
-    built = build(encoder, specials, template=template or found, begin=settings.get("add_bos_token") is True)
-    return dataclasses.replace(built, system_prompt=system_prompt, date_string=date_string, tools=tools)
+    template_file = directory / "chat_template.jinja"
+    where = f"{directory / 'tokenizer_config.json'}, chat_template"
+    chosen = template or (
+        read_text(template_file) if template_file.is_file() else _default(settings.get("chat_template"), where)
+    )
+    if chosen is not None and reads_clock(chosen, date_string):
+        remedy = "date_string fixes the date" if "date_string" in chosen else "it has no date_string to fix the date"
+        message = f"{directory}: the chat template reads the clock, and its prompts differ from day to day: {remedy}"
+        warnings.warn(message, stacklevel=2)
+    encoder = _encoder(directory / "tokenizer.json")
+    specials = _specials(settings, directory / "tokenizer_config.json")
+    _mark_special(encoder, specials.values())
+    return build(encoder, specials, template=chosen, system_prompt=system_prompt, date_string=date_string, tools=tools)
 
 
 def build(
-    encoder: tokenizers.Tokenizer, specials: Mapping[str, str], *, template: str | None = None, begin: bool = False
+    encoder: tokenizers.Tokenizer,
+    specials: Mapping[str, str],
+    *,
+    template: str | None = None,
+    system_prompt: str | None = None,
+    date_string: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Tokenizer:
-    """A tokenizer of parts that are there already: see `load`. With `begin`, `PLAIN` begins with `bos_token`."""
-    encoder.no_truncation()  # tokenizer.json may hold both: lengths are decided by `tokenise`
-    encoder.no_padding()
+    """A tokenizer of parts in memory: see `load`.
+
+    Raises:
+      ValueError: as `load`, and for a system prompt or a date that the template leaves out.
+    """
     if "eos_token" not in specials:
         raise ValueError(f"specials: got {', '.join(specials) or 'none'}, expected eos_token among them: it ends an answer")
     numbers = {name: encoder.token_to_id(text) for name, text in specials.items()}
@@ -131,79 +145,55 @@ def build(
         if number is None:
             raise ValueError(f"specials: got {name} = {specials[name]!r}, expected a token of the vocabulary")
     end = numbers["eos_token"]
-    first = numbers.get("bos_token")
-    begin = first is not None and (begin or encoder.encode("a").ids[:1] == [first])
-    plain = "{{ bos_token }}" + PLAIN if begin else PLAIN
-    return Tokenizer(encoder, end, numbers.get("pad_token", end), dict(specials), template or plain)
+    begins = "bos_token" in numbers and encoder.encode("", add_special_tokens=True).ids[:1] == [numbers["bos_token"]]
+    chosen = template or (BEGUN if begins else PLAIN)
+    pad = numbers.get("pad_token", end)
+    tokenizer = Tokenizer(encoder, end, pad, dict(specials), chosen, system_prompt, date_string, tools)
+    for name, text in (("system_prompt", system_prompt), ("date_string", date_string)):
+        if text is not None and text.strip() not in tokenizer.render([{"role": "user", "content": "?"}], prompt=True):
+            raise ValueError(f"{name}: got {text!r}, which the model's chat template leaves out, expected None")
+    return tokenizer
 
 
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """A sandbox in which a template's loops, calls and products are bounded: see `MOST_WORK`."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        _spend(1)
-        return super().call(*args, **kwargs)
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            _spend(abs(int(right)) * 64)
-        elif operator == "%" and isinstance(left, str):
-            raise jinja2.TemplateError("string formatting with %, which is not allowed")
-        elif operator == "*" and not (isinstance(left, (int, float)) and isinstance(right, (int, float))):
-            _spend(abs(int(left if isinstance(left, (int, float)) else right)) * max(_size(left), _size(right)))
-        return super().call_binop(context, operator, left, right)
+def _encoder(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer in a `tokenizer.json`, which neither truncates nor pads."""
+    text = read_text(path)
+    try:
+        encoder = tokenizers.Tokenizer.from_str(text)
+        encoder.encode("a", add_special_tokens=True)  # what is put around a text is looked up here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises Exception itself, and a panic of Rust is no Exception
+        raise ValueError(f"{path}: got what the tokenizers library does not read ({error}), expected a tokenizer") from error
+    encoder.no_truncation()
+    encoder.no_padding()
+    return encoder
 
 
-def _size(value: Any) -> int:
-    """The length of a text or list, 1 of anything else."""
-    return len(value) if hasattr(value, "__len__") else 1
+def _specials(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The special tokens by name: texts, or texts with properties. Other values, such as `add_bos_token`, are no tokens."""
+    tokens: dict[str, str] = {}
+    for name, value in settings.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(content, str) and content:
+            tokens[name] = content
+        elif name in SPECIALS and value is not None and content != "":
+            raise ValueError(f"{path}: got {name}={value!r}, expected a text, or an object with `content`")
+    return tokens
 
 
-def _spend(work: int) -> None:
-    """Counts what a template does."""
-    left = _left.get()
-    left[0] -= work
-    if left[0] < 0:
-        raise jinja2.TemplateError(f"more than {MOST_WORK} repetitions")
+def _mark_special(encoder: tokenizers.Tokenizer, texts: Iterable[str]) -> None:
+    """Has the special tokens of the vocabulary found in texts whole, as transformers does, where `tokenizer.json` does not."""
+    known = {token.content for token in encoder.get_added_tokens_decoder().values()}
+    new = [text for text in texts if text not in known and encoder.token_to_id(text) is not None]
+    encoder.add_special_tokens([tokenizers.AddedToken(text, special=True, normalized=False) for text in new])
 
 
-def _bounded(items: Any) -> list[Any]:
-    """What a loop goes through."""
-    found = list(items)
-    _spend(len(found))
-    return found
-
-
-@functools.cache
-def _compiled(template: str) -> jinja2.Template:
-    """A template, once: compiling takes longer than rendering. As in transformers, a stranger's runs in a sandbox."""
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols])
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    environment.filters["bounded"] = _bounded
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    tree = environment.parse(template)
-    for loop in list(tree.find_all(jinja2.nodes.For)):
-        loop.iter = jinja2.nodes.Filter(loop.iter, "bounded", [], [], None, None, lineno=loop.lineno, environment=environment)
-    code: Any = environment.compile(cast(Any, tree))
-    return jinja2.Template.from_code(environment, code, environment.make_globals(None))
-
-
-def _refuse(message: str) -> NoReturn:
-    """What templates call for conversations that they can't render."""
-    raise jinja2.TemplateError(message)
-
-
-def _content(value: Any) -> str | None:
-    """The text of a special token, which the file may hold with its properties; `add_bos_token: true` is none."""
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
-
-
-def _named(templates: Any) -> str | None:
-    """The default one where there are several."""
+def _default(templates: Any, where: str) -> str | None:
+    """The chat template, the default one where there are several."""
     if isinstance(templates, list):
-        return next((one["template"] for one in templates if one["name"] == "default"), None)
+        named = [one for one in templates if isinstance(one, dict) and one.get("name") == "default"]
+        templates = named[0].get("template") if named else None
+    if templates is not None and not isinstance(templates, str):
+        raise ValueError(f"{where}: got {type(templates).__name__}, expected a text, or a list of named texts")
     return templates

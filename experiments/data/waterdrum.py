@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.data.questions import Question, Sets, question, read
+from experiments.data.questions import Question, Sets, question, read, warn_of_shared
 
 REQUIRED, OPTIONAL = ("retain", "forget"), ("semantic_duplicate", "exact_duplicate")
 SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -28,7 +28,7 @@ def load(data_dir: str | os.PathLike[str]) -> Sets:
     Raises:
       FileNotFoundError: naming the part that is not there.
       ImportError: if there are parquet files and pyarrow is not installed.
-      ValueError: for rows without question and answer, or text.
+      ValueError: for rows without question and answer, or text, and for a file that is not as its name says.
     """
     directory = Path(data_dir).expanduser()
     found = {part: _files(directory, part) for part in (*REQUIRED, *OPTIONAL)}
@@ -38,7 +38,9 @@ def load(data_dir: str | os.PathLike[str]) -> Sets:
             raise FileNotFoundError(
                 f"data_dir: got {directory}, which holds {there or 'nothing'}, expected {part}-*.parquet or {part}.jsonl in it"
             )
-    return Sets(*(tuple(_numbered(files)) for files in found.values()))
+    sets = Sets(*(tuple(_numbered(files)) for files in found.values()))
+    warn_of_shared(sets.forget, sets.retain, f"the forget set in {directory} are in the retain set")
+    return sets
 
 
 def _files(directory: Path, part: str) -> list[Path]:
@@ -60,5 +62,9 @@ def _parquet(path: Path) -> Iterator[Question]:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ImportError(f"{path} is a parquet file, and pyarrow is not installed: pip install pyarrow") from error
-    for row, fields in enumerate(parquet.read_table(path).to_pylist()):
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # pyarrow's own classes, and the system's
+        raise ValueError(f"{path}: got what pyarrow does not read ({error}), expected a parquet file") from error
+    for row, fields in enumerate(rows):
         yield question(fields, row, f"{path}, row {row}")

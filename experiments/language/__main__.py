@@ -5,7 +5,7 @@ one table and one figure. `get-smollm2` gets a real model. `--help` after a comm
 """
 
 from experiments.comparison.config import WITHOUT_AXIS
-from experiments.language.config import AXES, Download, ModelSettings, Sweep, Unlearning
+from experiments.language.config import AXES, Download, Sweep, Unlearning
 from experiments.runs.command import Command, main
 
 HERE = "experiments.language"
@@ -18,8 +18,8 @@ REPORT = "Writes a report of an unlearning run: pictures, hardness of each quest
 SWEEP = "Makes one of the paper's sweeps, or compares all baselines."
 COMMANDS = {
     "get-smollm2": Command(Download, f"{HERE}.get_smollm2:get_smollm2", GET, cache=False),
-    "finetune": Command(ModelSettings, f"{HERE}.commands:train", FINETUNE, ("full",)),
-    "retrain": Command(ModelSettings, f"{HERE}.commands:train", RETRAIN, ("retrained",)),
+    "finetune": Command(Unlearning, f"{HERE}.commands:train", FINETUNE, ("full",)),
+    "retrain": Command(Unlearning, f"{HERE}.commands:train", RETRAIN, ("retrained",)),
     "unlearn": Command(Unlearning, f"{HERE}.commands:unlearn", UNLEARN),
     "evaluate": Command(Unlearning, f"{HERE}.commands:evaluate", EVALUATE),
     "report": Command(Unlearning, f"{HERE}.report:write_report", REPORT),

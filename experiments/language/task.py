@@ -73,33 +73,27 @@ class Task:
         return jnp.sum(loss(adapter, batch) * weights) / jnp.sum(weights), rest
 
     def tokens(self, asked: Sequence[Question]) -> Tokens:
-        """Arrays of questions, padded to the longest."""
-        limit = self.problem.max_length
-        data = tokenise(asked, self.base.tokenizer, max_length=limit, truncate=limit is not None, multiple=MULTIPLE)
-        self._check(data, asked)
-        return data
-
-    def _check(self, data: Tokens, asked: Sequence[Question], more: int = 0) -> None:
-        """Checks that the model knows these tokens, and `more` positions than there are.
+        """Arrays of questions, padded to the longest.
 
         Raises:
-          ValueError: naming the row.
+          ValueError: for a question that the model has no positions for, or a token that it has no embedding of.
         """
-        sizes, lengths = self.base.network.config, data["mask"].sum(axis=1) + more
-        largest = np.maximum(data["tokens"], data.get("label", PADDING)).max(axis=1)
-        worst = int(largest.argmax())
-        if largest[worst] >= sizes.vocabulary:
+        limit, sizes = self.problem.max_length, self.base.network.config
+        data = tokenise(asked, self.base.tokenizer, max_length=limit, truncate=limit is not None, multiple=MULTIPLE)
+        length, highest = data["mask"].sum(axis=1), np.maximum(data["tokens"], data["label"]).max(axis=1)
+        if length.max() > sizes.positions:
+            place = int(length.argmax())
             raise ValueError(
-                f"model: got the token {largest[worst]} in row {asked[worst].row}, "
-                f"expected numbers below {sizes.vocabulary}, the model's vocab_size: is the tokenizer another model's?"
+                f"max_length: got {limit} for row {asked[place].row}, of {length[place]} tokens, expected at most "
+                f"{sizes.positions}, the model's max_position_embeddings; with that, answers are cut off"
             )
-        worst = int(lengths.argmax())
-        if lengths[worst] > sizes.positions:
-            written = f", {more} of them generated (max_new_tokens)" if more else ""
+        if highest.max() >= sizes.vocabulary:
+            place = int(highest.argmax())
             raise ValueError(
-                f"max_length: got {self.problem.max_length} and {lengths[worst]} tokens in row {asked[worst].row}{written}, "
-                f"expected at most {sizes.positions}, the model's max_position_embeddings"
+                f"model: got the token {highest[place]} in row {asked[place].row}, expected tokens below {sizes.vocabulary}, "
+                "the model's vocab_size: its tokenizer belongs to another model"
             )
+        return data
 
     @functools.cached_property
     def length(self) -> int:
@@ -120,6 +114,11 @@ class Task:
     def evaluated(self) -> dict[str, question_splits.Questions]:
         """The questions that are evaluated, by split."""
         return self.parts.evaluated(self.evaluation.questions)
+
+    @functools.cached_property
+    def watched(self) -> dict[str, question_splits.Questions]:
+        """The questions on which settings are chosen, by split."""
+        return self.parts.watched(self.evaluation.questions)
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:
@@ -147,6 +146,23 @@ class Task:
             buckets.divide(self.tokens(asked), self.ends),
         )
 
+    def check(self) -> None:
+        """Checks, before anything is trained, that all questions and their answers fit the model.
+
+        Raises:
+          ValueError: as `tokens`, and for answers so long that the model has no positions for them.
+        """
+        every = (*self.parts.trained_on("full"), *(x for split in self.parts.evaluated(EVERYTHING).values() for x in split))
+        self.tokens(every)
+        prompted = prompts([x for x in every if x.question is not None], self.base.tokenizer)
+        longest, positions = max((len(prompt) for prompt in prompted), default=0), self.base.network.config.positions
+        most = self.evaluation.max_new_tokens
+        if longest + most > positions:
+            raise ValueError(
+                f"max_new_tokens: got {most} after a prompt of {longest} tokens, expected at most {positions - longest}: "
+                f"the model has {positions} positions"
+            )
+
     def answers(self, adapter: Adapter, asked: Sequence[Question]) -> list[str]:
         """The answers that the model generates, always with the most probable token."""
         prompted, tokenizer = prompts(asked, self.base.tokenizer), self.base.tokenizer
@@ -154,7 +170,6 @@ class Task:
         tokens, mask = np.full((len(prompted), length), tokenizer.pad, np.int32), np.zeros((len(prompted), length), bool)
         for row, prompt in enumerate(prompted):
             tokens[row, length - len(prompt) :], mask[row, length - len(prompt) :] = prompt, True
-        self._check({"tokens": tokens, "mask": mask}, asked, more=self.evaluation.max_new_tokens)
         written = [
             np.asarray(self._generate(adapter, part["tokens"], part["mask"]))[:real]
             for part, real in self._batches({"tokens": tokens, "mask": mask})
@@ -192,7 +207,9 @@ def _task(settings: ModelSettings, mesh: Any) -> Task:
     """Reads them; a sweep of 27 runs once read the model 54 times."""
     splits = question_splits.read_splits(settings.problem, settings.files.data_dir)
     model = base.load(settings.problem, mesh, gradient_checkpointing=settings.devices.gradient_checkpointing)
-    return Task(settings.problem, splits, model, settings.evaluation, settings.out)
+    task = Task(settings.problem, splits, model, settings.evaluation, settings.out)
+    task.check()
+    return task
 
 
 def _rows(numbers: dict[str, jax.Array], real: int) -> np.ndarray:

@@ -24,6 +24,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
       FileNotFoundError: if it is none of these.
       ImportError: for a hub id, if huggingface_hub is not installed.
       ConnectionError: for a hub id that cannot be reached.
+      ValueError: for a GGUF file that cannot be converted, or is newer than its conversion.
     """
     path = Path(model)
     if path.is_dir():
@@ -32,6 +33,11 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         directory = path.with_name(f"{path.stem}-gguf")
         if not directory.exists():
             gguf_format.convert(path, directory)
+        config = directory / "config.json"
+        if path.is_file() and config.is_file() and path.stat().st_mtime > config.stat().st_mtime:
+            raise ValueError(
+                f"model: got {path}, which is newer than {directory} that was made of it, expected no such directory"
+            )
         return directory
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model)) and not path.parent.is_dir():
         return _fetched(str(model))

@@ -25,10 +25,14 @@ def write(field: Callable[[str], Any], directory: Path) -> None:
       directory: where to.
 
     Raises:
-      ValueError: for a tokenizer that is not one of byte-level BPE with rules in `SPLITS`.
+      ValueError: for a tokenizer that is not one of byte-level BPE with rules in `SPLITS`, or whose parts do not fit.
     """
-    tokens, add_bos = field("tokenizer.ggml.tokens"), bool(field("tokenizer.ggml.add_bos_token"))
-    names = {kind: tokens[i] for kind, i in token_ids(field).items()}
+    add_bos, tokens = bool(field("tokenizer.ggml.add_bos_token")), field("tokenizer.ggml.tokens")
+    ids = token_ids(field)
+    for kind, i in ids.items():
+        if not 0 <= i < len(tokens):
+            raise ValueError(f"tokenizer: got {i} as the token {kind}, expected a number below {len(tokens)}")
+    names = {kind: tokens[i] for kind, i in ids.items()}
     _tokenizer(field, names.get("bos") if add_bos else None).save(str(directory / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -59,13 +63,17 @@ def _tokenizer(field: Callable[[str], Any], bos: str | None) -> Any:
             f"tokenizer: got model {kind!r} with pre-tokeniser {pre!r}, expected 'gpt2' with one of {', '.join(SPLITS)}: "
             "take the model's Hugging Face directory instead"
         )
-    tokens = field("tokenizer.ggml.tokens")
-    merges = [tuple(pair.split(" ")) for pair in field("tokenizer.ggml.merges")]
+    tokens, types = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
+    merges = [tuple(pair.split(" ")) for pair in field("tokenizer.ggml.merges") or ()]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe"))
+    if types is None or len(types) != len(tokens):
+        raise ValueError(f"tokenizer: got {0 if types is None else len(types)} token types, expected {len(tokens)}")
+    try:
+        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre == "llama-bpe"))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise ValueError(f"tokenizer: got tokens and merges that do not fit ({error}), expected byte pairs") from error
     tokenizer.pre_tokenizer = _pre_tokenizer(SPLITS[pre])
     tokenizer.decoder = decoders.ByteLevel()
-    types = field("tokenizer.ggml.token_type")
     special = [token for token, kind in zip(tokens, types, strict=True) if kind == SPECIAL]
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
     if bos is not None:

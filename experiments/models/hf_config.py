@@ -6,15 +6,17 @@ from typing import Any
 
 from experiments.models.llama_config import LlamaConfig, RopeScaling
 
-MOST_LAYERS = 10_000  # more than any Llama has: memory for all layers is reserved before they are read
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+POSITIONS = {"llama": 2048, "qwen2": 32768}  # where config.json has none, as in transformers
+MOST = 10**9  # of any size
+MOST_LAYERS = 10**4
 
 
 def parse(values: Mapping[str, Any]) -> LlamaConfig:
     """The sizes in a `config.json`, of transformers 4 or 5.
 
     Raises:
-      ValueError: for a model that computes something else than `llama.forward` does, naming what.
+      ValueError: for a model that computes something else than `llama.forward` does, or a value that cannot be, naming it.
 
     >>> parse({"model_type": "gpt2"})
     Traceback (most recent call last):
@@ -23,33 +25,43 @@ def parse(values: Mapping[str, Any]) -> LlamaConfig:
     """
     kind = values.get("model_type")
     _expect(values, "model_type", kind, *ARCHITECTURES)
+    if values.get("quantization_config") is not None:
+        method = values["quantization_config"]
+        method = method.get("quant_method") if isinstance(method, dict) else method
+        raise ValueError(f"config.json: got quantization_config with {method!r}, expected none: quantised models are not read")
     _expect(values, "hidden_act", values.get("hidden_act", "silu"), "silu")
-    _expect(values, "quantization_config", values.get("quantization_config") or None, None)
     for name in ("mlp_bias", "use_sliding_window") + (("attention_bias",) if kind == "llama" else ()):
-        _expect(values, name, bool(values.get(name)), False)
+        _expect(values, name, _flag(values, name), False)
+    layer_types = values.get("layer_types") or []
+    if not isinstance(layer_types, list):
+        raise ValueError(f"config.json: got layer_types={layer_types!r}, expected a list")
+    for layer in layer_types:
+        _expect({"layer_types": layer}, "layer_types", layer, "full_attention")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ValueError(f"config.json: got rope_scaling={rope!r}, expected an object")
-    _expect(rope, "partial_rotary_factor", rope.get("partial_rotary_factor", 1.0), 1.0)
-    tied = values.get("tie_word_embeddings", False)
-    if not isinstance(tied, bool):
-        raise ValueError(f"config.json: got tie_word_embeddings={tied!r}, expected true or false")
-    width, heads = _integer(values, "hidden_size"), _integer(values, "num_attention_heads")
-    theta = rope if rope.get("rope_theta") else values
+        raise ValueError(f"config.json: got rope_parameters={rope!r}, expected an object")
+    for name, value in rope.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"config.json: got rope_parameters with {name}={value!r}, expected the same for all layers")
+    for some in (rope, values):
+        _expect(some, "partial_rotary_factor", some.get("partial_rotary_factor") or 1, 1)
+    heads, width, positions = (
+        _whole(values, name) for name in ("num_attention_heads", "hidden_size", "max_position_embeddings")
+    )
     return LlamaConfig(
-        vocabulary=_integer(values, "vocab_size"),
+        vocabulary=_whole(values, "vocab_size"),
         width=width,
-        hidden=_integer(values, "intermediate_size"),
-        layers=_integer(values, "num_hidden_layers", most=MOST_LAYERS),
+        hidden=_whole(values, "intermediate_size"),
+        layers=_whole(values, "num_hidden_layers", most=MOST_LAYERS),
         heads=heads,
-        kv_heads=_integer(values, "num_key_value_heads", heads),
-        head_dim=_integer(values, "head_dim", width // heads),
-        rope_theta=_number(theta, "rope_theta", 10000.0),
-        rope_scaling=_scaling(rope),
-        norm_eps=_number(values, "rms_norm_eps", 1e-6),
-        tied=tied,
+        kv_heads=_whole(values, "num_key_value_heads", heads),
+        head_dim=_whole(values, "head_dim", max(width // heads, 1)),
+        rope_theta=_positive(rope, "rope_theta", _positive(values, "rope_theta", 10000.0)),
+        rope_scaling=_scaling(rope, values, positions),
+        norm_eps=_positive(values, "rms_norm_eps", 1e-6),
+        tied=_flag(values, "tie_word_embeddings"),
         qkv_bias=kind == "qwen2",
-        positions=_integer(values, "max_position_embeddings", 2048),
+        positions=positions,
     )
 
 
@@ -83,36 +95,45 @@ def render(config: LlamaConfig, dtype: str) -> dict[str, Any]:
     }
 
 
-def _scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    """Llama 3's stretching, if the rotary embedding has it."""
+def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any], positions: int) -> RopeScaling | None:
+    """Llama 3's stretching, if the rotary embedding has it. As in transformers, the original length may be missing."""
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return None
     _expect(rope, "rope_type", kind, "llama3")
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    factor, low, high = (_number(rope, name) for name in names[:3])
+    name = "original_max_position_embeddings"
+    original = _whole(values if name in values else rope, name, positions)
+    factor, low, high = (_positive(rope, part) for part in ("factor", "low_freq_factor", "high_freq_factor"))
     if low >= high:
         raise ValueError(f"config.json: got high_freq_factor={high!r}, expected more than low_freq_factor={low!r}")
-    return RopeScaling(factor, low, high, _integer(rope, names[3]))
+    return RopeScaling(factor, low, high, original)
 
 
-def _integer(values: Mapping[str, Any], name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
-    """A positive whole number; without a default it must be there."""
+def _whole(values: Mapping[str, Any], name: str, default: int | None = None, *, most: int = MOST) -> int:
+    """A size. A value that is missing, or null, is the default if there is one."""
     value = default if values.get(name) is None else values[name]
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+    if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"config.json: got {name}={value!r}, expected a whole number from 1 to {most}")
     return value
 
 
-def _number(values: Mapping[str, Any], name: str, default: float | None = None) -> Any:
-    """A positive number; without a default it must be there."""
+def _positive(values: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A positive number. A value that is missing, or null, is the default if there is one."""
     value = default if values.get(name) is None else values[name]
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+    if type(value) not in (int, float) or not 0 < value < math.inf:
         raise ValueError(f"config.json: got {name}={value!r}, expected a positive number")
-    return value
+    return float(value)
+
+
+def _flag(values: Mapping[str, Any], name: str) -> bool:
+    """True or false. A value that is missing, or null, is false."""
+    value = values.get(name)
+    if value not in (None, True, False) or type(value) not in (bool, type(None)):
+        raise ValueError(f"config.json: got {name}={value!r}, expected true or false")
+    return bool(value)
 
 
 def _expect(values: Mapping[str, Any], name: str, got: Any, *expected: Any) -> None:
     """Raises unless a value is an expected one."""
-    if got not in expected:
+    if not isinstance(got, (str, int, float, type(None))) or got not in expected:
         raise ValueError(f"config.json: got {name}={values.get(name)!r}, expected {' or '.join(map(repr, expected))}")

@@ -125,7 +125,7 @@ def forward(
     Args:
       network: what to compute.
       weights: the model's.
-      tokens: `[batch, time]`, below the vocabulary's size.
+      tokens: `[batch, time]`. The logits of a text with a token beyond the vocabulary are NaN.
       mask: which tokens are text; default all. The others' logits are finite, without meaning.
       adapter: an adapter's parameters, for a network with `lora`.
       key: of the adapter's dropout; without one there is none.
@@ -170,6 +170,11 @@ def backbone(
     """
     if adapter is not None and network.lora is None:
         raise ValueError("adapter: got one for a network without lora, expected Network(..., lora=LoraConfig(...))")
+    for name, own in (adapter or {}).items():
+        if len(own["a"]) != network.config.layers:
+            raise ValueError(
+                f"adapter: got {name} of {len(own['a'])} layers, expected those of the model, {network.config.layers}"
+            )
     turn = rotary.rotation(network.config, at)
 
     def layer(x: Array, own: _Own) -> tuple[Array, Any]:
@@ -177,7 +182,9 @@ def backbone(
         return x, fresh if keep else None
 
     keys = None if key is None else jax.random.split(key, network.config.layers)
-    x = weights["embedding"][tokens].astype(network.dtype)
+    # A token beyond the vocabulary has no embedding: NaN, where indexing would take the last one.
+    embedded = weights["embedding"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    x = embedded.astype(network.dtype)
     kept = jax.checkpoint_policies.save_only_these_names(*(() if network.checkpoint else TARGETS))
     body = jax.checkpoint(layer, prevent_cse=False, policy=kept)  # scan keeps its copies apart already
     x, fresh = jax.lax.scan(body, x, _Own(weights["layers"], adapter, keys, past))

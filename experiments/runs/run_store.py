@@ -15,10 +15,20 @@ from experiments.runs.provenance import write_json
 from experiments.runs.unlearning import Record, Scenario, run_method
 from hamu_jax import report
 
+LATER = ("system_prompt", "date_string")
+
 
 def deciding(settings: Any) -> Record:
     """The settings that decide a run's result: those of its problem and of its method."""
-    return flat(settings.problem) | flat(settings.method)
+    values = flat(settings.problem) | flat(settings.method)
+    if "validation" in values:  # of images: the number, not that it is the default
+        values["validation"] = settings.problem.held_out
+    return without_later(values)
+
+
+def without_later(values: Record) -> Record:
+    """The settings without those of later versions that are not used: runs and models of earlier versions are found."""
+    return {name: value for name, value in values.items() if value is not None or name not in LATER}
 
 
 def digest(values: Record) -> str:
@@ -45,16 +55,32 @@ def run_directory(settings: Any, problem: str) -> Path:
 
 
 def read_run(directory: Path) -> Record | None:
-    """A run's record, if the run is complete."""
+    """A run's record, if the run is complete.
+
+    Raises:
+      ValueError: naming the file, for a record that is cut off.
+    """
     path = directory / "run.json"
-    return read_json(path) if path.exists() else None
+    return _read(path) if path.exists() else None
 
 
 def measured_once(path: Path, measure: Callable[[], Record]) -> Record:
     """The content of a JSON file, which is written with what `measure` returns if it is missing."""
     if not path.exists():
         report.write_whole(path, json.dumps(measure(), indent=1, allow_nan=False) + "\n")
-    return read_json(path)
+    return _read(path)
+
+
+def _read(path: Path) -> Record:
+    """A JSON file of ours.
+
+    Raises:
+      ValueError: naming the file, for one that is cut off or otherwise broken.
+    """
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; once this file is deleted, it is made again") from error
 
 
 def method_of(settings: Method, subject: methods.Subject) -> methods.Built:

@@ -90,6 +90,9 @@ def fit(
 
     Returns:
       Parameters and rest.
+
+    Raises:
+      RuntimeError: if they are not finite: nobody shall store a model that overflowed.
     """
     carry = _first(params, rest, optimizer)
     manager = None if directory is None else _manager(directory)
@@ -108,7 +111,11 @@ def fit(
                 manager.save(number + 1, args=ocp.args.StandardSave(jax.tree.map(jnp.copy, carry)))
     if manager is not None:
         manager.close()
-    return carry.best[:2] if score is not None else (carry.params, carry.rest)
+    trained = carry.best[:2] if score is not None else (carry.params, carry.rest)
+    if not _finite(trained):
+        where = "" if directory is None else f", and delete {directory}"
+        raise RuntimeError(f"training the {name} model: got parameters that are not finite: take a lower learning rate{where}")
+    return trained
 
 
 def _first(params: Any, rest: Any, optimizer: optax.GradientTransformation) -> Carry:
@@ -130,6 +137,12 @@ def _step(loss: StatefulLoss, optimizer: optax.GradientTransformation) -> Callab
         return optax.apply_updates(params, updates), rest, state
 
     return step
+
+
+@jax.jit
+def _finite(arrays: Any) -> jax.Array:
+    """Whether all numbers of several arrays are finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays)]))
 
 
 def _rows(size: int, wanted: int, seed: int) -> np.ndarray:

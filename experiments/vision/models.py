@@ -1,7 +1,6 @@
 """The full and the retrained model on images: trained once, stored, and loaded."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import orbax.checkpoint as ocp
 
 import hamu_jax
 from experiments.data import splits
+from experiments.data.text_files import read_json
 from experiments.runs.provenance import write_json
 from experiments.runs.training import fit
 from experiments.vision.config import ModelSettings, Training
@@ -18,7 +18,6 @@ from experiments.vision.task import Task, build_task, take
 from hamu_jax import metrics, report
 
 COMMANDS = {"full": "train", "retrained": "retrain"}
-MADE_BY = ("dataset", "limit", "validation")  # what a model depends on, besides its training
 
 
 def model_directory(settings: ModelSettings, kind: str) -> Path:
@@ -46,7 +45,8 @@ def train_or_load(settings: ModelSettings, task: Task, kind: str) -> tuple[Any, 
       ValueError: if there is a model made with other settings.
     """
     problem, directory = settings.problem, model_directory(settings, kind)
-    made_with = {name: getattr(problem, name) for name in MADE_BY} | dataclasses.asdict(problem.training)
+    made_with = {"dataset": problem.dataset, "limit": problem.limit, "validation": problem.held_out}
+    made_with |= dataclasses.asdict(problem.training)
     if kind != "full":
         made_with["split"] = task.split.sha256
     _check(directory, made_with)
@@ -86,7 +86,7 @@ def _check(directory: Path, made_with: dict[str, Any]) -> None:
     path = directory / "settings.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     for name, value in made_with.items():
         if before.get(name) != value:
             raise ValueError(f"{name}: got {value!r}, but {directory} has a model with {before.get(name)!r}: use another --out")

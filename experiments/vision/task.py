@@ -81,9 +81,9 @@ def build_task(problem: Problem, files: Files) -> Task:
     Raises:
       ValueError: if nothing is left to train on; see also `images.load` and `splits.split`.
     """
-    limit = None if problem.limit is None else problem.limit + problem.validation
+    limit = None if problem.limit is None else problem.limit + problem.held_out
     data = images.load(problem.dataset, files.data_dir, limit=limit, download=files.download)
-    total, validation = len(data.train["label"]), problem.validation
+    total, validation = len(data.train["label"]), problem.held_out
     if not 1 <= validation < total:
         raise ValueError(f"validation: got {validation}, expected at least 1 and fewer than {total}")
     train, unseen = take(data.train, slice(total - validation)), take(data.train, slice(total - validation, None))

@@ -1,6 +1,7 @@
 """Makes the fixtures of the Llama tests with transformers, torch and PEFT, which hamu_jax does not depend on.
 
     python tests/data/make_llama_fixtures.py tiny      # tests/data/llama: tiny random models, an adapter, their logits
+    python tests/data/make_llama_fixtures.py variants  # tests/data/llama/variants: other adapters and settings of llama3
     python tests/data/make_llama_fixtures.py real DIR  # tests/data/llama/smollm2.json, of the converted SmolLM2 in DIR
     python tests/data/make_llama_fixtures.py open DIR  # opens what `hf_format.save` wrote in DIR, prints logits and a chat
 
@@ -8,7 +9,9 @@ Made with transformers 5.24.0, torch 2.13.0 (CPU), peft 0.21.2.
 """
 
 import json
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +76,41 @@ def tiny():
     settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
+def variants():
+    """Two adapters whose modules are named in other ways, and llama3's stretching without its original length."""
+    tokens = torch.randint(0, 61, (2, 20), generator=torch.Generator().manual_seed(1))
+    kinds = {
+        "regex": {"target_modules": r".*\.(q_proj|up_proj)", "use_rslora": True, "init_lora_weights": "gaussian"},
+        "names": {"target_modules": ["self_attn.q_proj", "mlp.down_proj", "v_proj"], "exclude_modules": ["v_proj"]},
+    }
+    found = {"tokens": tokens.numpy()}
+    for name, options in kinds.items():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_pretrained(OUT / "llama3").float()
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=3, task_type="CAUSAL_LM", **options)).eval()
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for key, weight in adapted.named_parameters():
+                if "lora_B" in key:
+                    weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+            adapted.save_pretrained(OUT / "variants" / name)
+            found[name] = adapted(tokens).logits.numpy()
+        (OUT / "variants" / name / "README.md").unlink()
+        settings = OUT / "variants" / name / "adapter_config.json"
+        values = json.loads(settings.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+        settings.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as directory:
+        copied = Path(directory) / "llama3"
+        shutil.copytree(OUT / "llama3", copied)
+        settings = json.loads((copied / "config.json").read_text(encoding="utf-8")) | {"max_position_embeddings": 256}
+        del settings["rope_parameters"]["original_max_position_embeddings"]
+        (copied / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        model = transformers.AutoModelForCausalLM.from_pretrained(copied).float().eval()
+        with torch.no_grad():
+            found["rope"] = model(tokens).logits.numpy()
+    np.savez_compressed(OUT / "variants" / "logits.npz", **found)
+
+
 def real(directory):
     """The converted SmolLM2's greedy answers, and the 50 largest logits after each prompt."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
@@ -110,4 +148,4 @@ def opened(directory):
 
 
 if __name__ == "__main__":
-    {"tiny": tiny, "real": real, "open": opened}[sys.argv[1]](*sys.argv[2:])
+    {"tiny": tiny, "variants": variants, "real": real, "open": opened}[sys.argv[1]](*sys.argv[2:])

@@ -1,92 +1,102 @@
-"""Text files of unknown origin: what is not UTF-8 is refused with the file and the line."""
+"""Files of questions in other encodings, compressed, half there or broken: the file and the line are named."""
 
+import codecs
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from experiments.data import questions, text_files
-from experiments.language import models, question_splits, task
-from experiments.language.config import ModelSettings, Problem
-from experiments.runs import run_store
+from experiments.data import digits, images, questions, text_files, waterdrum
 
-LINES = '{"question": "Wo?", "answer": "Köln"}\n{"question": "Wer?", "answer": "Jörg"}\n'
+ROW = '{"question": "Où?", "answer": "Là."}\n'
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 def test_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + LINES.replace("\n", "\r\n").encode())
-    assert [one.answer for one in questions.read(path)] == ["Köln", "Jörg"]
+    file = write(tmp_path / "own.jsonl", codecs.BOM_UTF8 + (ROW * 2).encode())
+    assert [(one.question, one.answer) for one in questions.read(file)] == [("Où?", "Là.")] * 2
+    windows = write(tmp_path / "windows.jsonl", (ROW * 2).replace("\n", "\r\n").encode())
+    assert questions.read(windows) == questions.read(file)
 
 
 @pytest.mark.parametrize(
-    ("content", "match"),
+    ("content", "message"),
     [
-        (LINES.encode("utf-16"), r"questions.jsonl: got UTF-16, expected text in UTF-8"),
-        (LINES.replace("Köln", "Bonn").encode("latin-1"), r"questions.jsonl, line 2: got the byte 0xf6, which is not UTF-8"),
-        (gzip.compress(LINES.encode()), r"questions.jsonl: got a gzip archive, expected text"),
-        (b"version https://git-lfs.github.com/spec/v1\n", r"questions.jsonl: got a Git LFS pointer"),
+        (ROW.encode("utf-16"), r"own\.jsonl, line 1: got text in UTF-16 .*, expected UTF-8"),
+        (ROW.encode("utf-16-le"), r"own\.jsonl, line 1: got the byte 0xf9, not UTF-8|line 1: got what is not JSON"),
         (
-            b'\n{"text": "a\\ud800b"}\n',
-            r"questions.jsonl, line 2, field 'text': got 'a\\ud800b', which has half of a surrogate",
+            (ROW.replace("ù", "u").replace("à", "a") + ROW).encode("latin-1"),
+            r"own\.jsonl, line 2: got the byte 0xf9, not UTF-8",
         ),
-        (b"[" * 100_000, r"questions.jsonl, line 1: got what is not JSON"),
+        (gzip.compress(ROW.encode()), r"own\.jsonl: got data compressed by gzip, expected the file itself, unpacked"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            r"own\.jsonl: got a Git LFS pointer.*git lfs pull",
+        ),
+        (b'{"text": "a"}\n{"text": "\\ud83d"}\n', r"own\.jsonl, line 2, field 'text': got a lone surrogate in '\\ud83d'"),
+        (b'{"text": "a"}\n{"text": "b', r"own\.jsonl, line 2: got what is not JSON"),
+        (b'{"text": ' + b"[" * 10**5 + b"\n", r"own\.jsonl, line 1: got JSON that is nested too deeply"),
+        (b'{"text": ' + b"9" * 5000 + b"}\n", r"own\.jsonl, line 1: got what is not JSON \(Exceeds the limit"),
+        (b"PK\x03\x04 and so on", r"own\.jsonl: got data compressed by zip"),
+        (b"\n \n", r"own\.jsonl: got no lines"),
     ],
-    ids=["utf-16", "latin-1", "gzip", "lfs", "surrogate", "nested"],
 )
-def test_what_is_not_utf_8(tmp_path: Path, content: bytes, match: str) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=match):
-        questions.read(path)
+def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        questions.read(write(tmp_path / "own.jsonl", content))
 
 
-def test_half_a_json_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({"steps": 3})[:-2], encoding="utf-8")
-    with pytest.raises(ValueError, match=r"run.json: got incomplete or wrong JSON .* expected a JSON object"):
-        text_files.read_json(path)
+def test_a_whole_character_of_two_escapes_is_read(tmp_path: Path) -> None:
+    assert questions.read(write(tmp_path / "own.jsonl", b'{"text": "\\ud83d\\ude00"}'))[0].answer == "😀"
 
 
-def test_a_truncated_run_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"status": "comp', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"run.json: got incomplete or wrong JSON"):
-        run_store.read_run(tmp_path)
+def test_a_file_of_settings_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"large: got 12 bytes, expected at most 10"):
+        text_files.read_text(write(tmp_path / "large", b"a" * 12), largest=10)
 
 
-def files(tmp_path: Path, retain: int, forget: int) -> tuple[str, str]:
-    """Files of so many questions."""
-    paths = tmp_path / "retain.jsonl", tmp_path / "forget.jsonl"
-    for path, count in zip(paths, (retain, forget), strict=True):
-        lines = [json.dumps({"question": f"{path.stem} {row}?", "answer": f"{row}."}) for row in range(count)]
-        path.write_text("\n".join(lines), encoding="utf-8")
-    return str(paths[0]), str(paths[1])
+def test_rows_that_are_also_retained_are_said(tmp_path: Path) -> None:
+    rows = [{"question": f"What is {n}?", "answer": f"It is {n}."} for n in range(9)]
+    kept = write(tmp_path / "retain.jsonl", "\n".join(map(json.dumps, rows[:6])).encode())
+    other = {"question": "what  is 2?", "answer": "It is 2. "}
+    gone = write(
+        tmp_path / "forget.jsonl", "\n".join(map(json.dumps, [rows[7], other, rows[4], {**rows[3], "answer": "No."}])).encode()
+    )
+    with pytest.warns(
+        UserWarning, match=r"2 of 4 rows of the forget file .*forget\.jsonl are in the retain file .* \(rows 1, 2, "
+    ):
+        sets = questions.from_files(kept, gone)
+    assert (len(sets.retain), len(sets.forget)) == (6, 4)
+    write(tmp_path / "forget.jsonl", kept.read_bytes())
+    with pytest.warns(
+        UserWarning, match=r"6 of 6 rows of the forget set in .* are in the retain set too \(rows 0, 1, 2, 3, 4, \.\.\."
+    ):
+        waterdrum.load(tmp_path)
 
 
-@pytest.mark.parametrize(("retain", "forget", "held_out"), [(10, 1, 0.2), (4, 4, 0.2), (1, 1, 0.2), (10, 10, 0.0)])
-def test_one_question_can_be_forgotten(tmp_path: Path, retain: int, forget: int, held_out: float) -> None:
-    found = question_splits.read_splits(Problem(data=files(tmp_path, retain, forget), held_out=held_out))
-    assert len(found.forget) == len(found.validation_forget) == forget
-    assert len(found.trained_on("full")) == retain + forget
-    assert len(found.trained_on("retrained")) == retain
-    assert len(found.retain) + (len(found.validation_retain) if retain == 10 and held_out else 0) == retain
+def test_a_parquet_file_that_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    for name in ("retain", "forget"):
+        write(tmp_path / f"{name}.parquet", b"PAR1, but no more")
+    with pytest.raises(ValueError, match=r"retain\.parquet: got what pyarrow does not read"):
+        waterdrum.load(tmp_path)
 
 
-def test_rows_in_both_files_are_said(tmp_path: Path) -> None:
-    retain, forget = files(tmp_path, 3, 2)
-    with Path(retain).open("a", encoding="utf-8") as file:
-        file.write("\n" + Path(forget).read_text(encoding="utf-8").splitlines()[1])
-    with pytest.warns(UserWarning, match=r"forget.jsonl: 1 of 2 rows to forget are also in .*retain.jsonl \(row 1 for one\)"):
-        questions.from_files(retain, forget)
+def test_a_description_of_images_that_is_broken(tmp_path: Path) -> None:
+    directory = tmp_path / "cifar10" / "3.0.2"
+    directory.mkdir(parents=True)
+    write(directory / "dataset_info.json", b'{"fileFormat": ')
+    with pytest.raises(ValueError, match=r"dataset_info\.json: got what is not JSON"):
+        images.load("cifar10", tmp_path)
 
 
-def test_nan_is_not_saved(tmp_path: Path) -> None:
-    made = task.build_task(ModelSettings(out=tmp_path, problem=Problem(model="tiny")))
-    broken: Any = jax.tree.map(lambda x: x.at[0].set(jnp.nan), made.base.adapter(0))
-    with pytest.raises(ValueError, match="learning_rate: got an adapter with NaN or infinite numbers"):
-        models.save_adapter(made, tmp_path / "run", broken)
-    assert not (tmp_path / "run").exists()
+def test_a_class_that_no_digit_has() -> None:
+    examples = {"label": np.array([0, 1, 1])}
+    with pytest.raises(ValueError, match=r"^forget_class: got 12, expected a class that has examples \(0, 1\)$"):
+        digits.by_class(examples, 12)

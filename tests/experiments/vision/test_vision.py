@@ -24,7 +24,7 @@ from experiments.comparison.settings import directory_name, values
 from experiments.runs.config import replaced
 from experiments.vision import commands, models, runs
 from experiments.vision.comparison import IMAGES, sweep_images
-from experiments.vision.config import ModelSettings, Sweep, Training, Unlearning
+from experiments.vision.config import Files, ModelSettings, Problem, Sweep, Training, Unlearning
 from experiments.vision.report import write_report
 from experiments.vision.task import Task, build_task
 
@@ -59,6 +59,15 @@ def sweep(out: Path, **changed: Any) -> Sweep:
 
 def task_of(settings: ModelSettings) -> Task:
     return build_task(settings.problem, settings.files)
+
+
+def test_the_defaults_fit_digits() -> None:
+    """Of 1,437 training images 5,000 would be held out, as of CIFAR-10's."""
+    made = build_task(Problem(dataset="digits", training=TRAINING), Files())
+    assert (len(made.train["label"]), len(made.validation["label"])) == (1157, 280)
+    assert Problem().held_out == 5000
+    with pytest.raises(ValueError, match="validation: got 5000, expected at least 1 and fewer than 1437"):
+        build_task(Problem(dataset="digits", validation=5000, training=TRAINING), Files())
 
 
 def test_parts(out: Path) -> None:
