@@ -10,8 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from hamu_jax._base import validate
-from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.objectives._labelled import Apply, Labelled, over_time
+from hamu_jax.objectives._labelled import Apply, Labelled, count, mean, total
 
 Teacher: TypeAlias = Callable[[Any], Float[Array, "batch *time classes"]]
 Per: TypeAlias = Literal["token", "sequence"]
@@ -19,13 +18,11 @@ Per: TypeAlias = Literal["token", "sequence"]
 
 @dataclasses.dataclass(frozen=True)
 class Predictions(Labelled):
-    """What losses of logits share: how an example's predictions that count are brought together."""
+    """A loss of labelled predictions: the mean over each example's counted ones, weighted by their number."""
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One loss per example, the mean over its counted predictions; 0 if it has none."""
-        counted = self.counted(batch)
-        losses = jnp.where(counted, self.each(params, batch), 0.0)
-        return ratio(over_time(losses), over_time(counted.astype(losses.dtype)))
+        return mean(self.each(params, batch), self.counted(batch))
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
         """One loss per prediction; finite, but without meaning, where it does not count."""
@@ -40,8 +37,8 @@ class Predictions(Labelled):
         return jnp.where(self.counted(batch)[..., None], self.classified(name, logits, batch), 0.0)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """How many predictions of each example count: the weighted mean over a batch is that over its predictions."""
-        return over_time(self.counted(batch).astype(jnp.float32))
+        """How many predictions of each example count: the weighted mean over a batch is the mean over its predictions."""
+        return count(self.counted(batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ class CausalCrossEntropy(CrossEntropy):
         """One cross-entropy per sequence, the mean or the sum over its counted tokens."""
         if self.per == "token":
             return super().__call__(params, batch)
-        return over_time(jnp.where(self.counted(batch), self.each(params, batch), 0.0))
+        return total(self.each(params, batch), self.counted(batch))
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """The number of counted tokens; with `per="sequence"` 1, or 0 for a sequence without any."""
