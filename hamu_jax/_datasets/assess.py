@@ -24,9 +24,10 @@ from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness, Regime
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.options import Variant
 from hamu_jax._transform.state import get_hardness
 from hamu_jax._transform.trade_off import TradeOff, trade_off
-from hamu_jax._transform.transform import Variant, planned
+from hamu_jax._transform.transform import planned
 from hamu_jax.sharding._mesh import check_mesh, shard_params
 
 Profile = Float[np.ndarray, " examples"]
@@ -120,7 +121,7 @@ class Assessment:
         )
 
 
-def assess(
+def assess(  # noqa: D417  (`transform` documents the options)
     loss: Loss,
     params: Tree,
     retain: Any,
@@ -143,6 +144,9 @@ def assess(
     retain set for the profiles, and one per-example backward pass over the forget set for the norms. Memory is that of
     one microbatch, whatever the size of the sets.
 
+    The options of the planned step (`variant`, `radius`, `blocks`, `distribution`, `infeasible`, `clip_norm`) are those of
+    `transform`.
+
     Args:
       loss: `loss(params, batch) -> [batch]`, one loss per example.
       params: the trained parameters.
@@ -150,12 +154,6 @@ def assess(
       forget: the forget set, likewise.
       improvement: the required improvement of the planned step, as in `transform`; with the default distribution a cosine.
       forget_loss: the loss of the forget set if it is another one.
-      variant: as in `transform`, as are the following five.
-      radius: the longest step.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: which step is planned where the requirement can't be met.
-      clip_norm: clip both gradients first.
       microbatch_size: examples handled at once.
       mesh: split them over its devices (`hamu_jax.sharding.make_mesh`).
 

@@ -13,7 +13,7 @@ from hamu_jax._base import validate
 from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
-from hamu_jax._transform.options import check_options
+from hamu_jax._transform.options import Options
 from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve, usable
 
 
@@ -35,7 +35,7 @@ class TradeOff(NamedTuple):
     free: Float[Array, ""]
 
 
-def trade_off(
+def trade_off(  # noqa: D417  (`transform` documents the options)
     retain_grads: Tree,
     forget_grads: Tree,
     *,
@@ -51,13 +51,12 @@ def trade_off(
     `(q/|g_f|^2) kappa - |p| sqrt(r^2 - q^2/|g_f|^2)` above `q = -kappa r/|g_r|` and `-r |g_r|` below, where `p` is the part of
     `g_r` orthogonal to `g_f`. With more blocks it is the sum of the blocks' own curves under `distribution`.
 
+    `radius`, `blocks`, `distribution` and `clip_norm` are those of `transform`; also with `clip_norm`, the changes are those of
+    the losses themselves.
+
     Args:
       retain_grads: gradient of the retain loss, a pytree.
       forget_grads: gradient of the forget loss, the same structure.
-      radius: as in `transform`, as are the following three.
-      blocks: the blocks.
-      distribution: how blocks share the required improvement.
-      clip_norm: clip both gradients first; the changes remain those of the losses themselves.
       points: number of points on the curve.
 
     Returns:
@@ -78,13 +77,12 @@ def trade_off(
     points = validate.integer("points", points, at_least=2)
     if radius is not None and not isinstance(radius, Tracer):
         validate.constant("radius", radius)
-    clip_norm = check_options(blocks, distribution, clip_norm)
+    options = Options(rule=rules.hamu_q(), blocks=blocks, distribution=distribution, clip_norm=clip_norm)
     validate.gradients("retain_grads", retain_grads, some=True)
     validate.gradients("forget_grads", forget_grads)
     validate.same_structure("forget_grads", forget_grads, "retain_grads", retain_grads)
-    settings = Settings(rules.hamu_q(), blocks, distribution, clip_norm)
     longest = None if radius is None else jnp.asarray(radius, accumulation_dtype(retain_grads))
-    return _curve(retain_grads, forget_grads, longest, settings, points)
+    return _curve(retain_grads, forget_grads, longest, options.settings, points)
 
 
 def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settings, points: int) -> TradeOff:

@@ -1,8 +1,10 @@
-"""The optax gradient transformations."""
+"""HAMU as an optax transformation, alone and with a learning rate, and as a measurement without a step."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax import rules
@@ -12,11 +14,10 @@ from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree
-from hamu_jax._transform.combine import check_reach, combine
+from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
+from hamu_jax._transform.options import Variant, hamu_rule
 from hamu_jax._transform.state import Number, get_hardness
-
-Variant: TypeAlias = Literal["q", "u"]
 
 
 def transform(
@@ -102,13 +103,12 @@ def transform(
 
     Source: paper section 4; docs/mathematics.md, sections 1 to 4.
     """
-    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
     validate.axis("forget_axis", forget_axis)
     if forget_axis is not None and (variant != "q" or infeasible != "scale"):
         raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
-    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    rule = hamu_rule(variant, infeasible) if forget_axis is None else rules.projected()
     validate.number("improvement", improvement, many=rule.many)
-    check_reach(improvement, radius, distribution)
+    _check_reach(improvement, radius, distribution)
     return combine(
         rule,
         improvement=improvement,
@@ -124,7 +124,7 @@ def transform(
     )
 
 
-def hamu(
+def hamu(  # noqa: D417  (`transform` documents the options)
     learning_rate: optax.ScalarOrSchedule,
     improvement: Number,
     *,
@@ -143,24 +143,13 @@ def hamu(
 ) -> optax.GradientTransformationExtraArgs:
     """`transform` chained with a learning rate: plain gradient steps, the form in which its promises hold.
 
-    `optax.inject_hyperparams(hamu)` works for the learning rate, improvement and radius; name numbers that are compiled in
-    (`clip_norm`, `num_requests`, `forget_axis`) and functions (`blocks`, `distribution`) in its `static_args`.
+    All options but `learning_rate` are those of `transform`. `optax.inject_hyperparams(hamu)` works for the learning rate,
+    improvement and radius; name numbers that are compiled in (`clip_norm`, `num_requests`, `forget_axis`) and functions
+    (`blocks`, `distribution`) in its `static_args`.
 
     Args:
       learning_rate: a number or an optax schedule.
-      improvement: as in `transform`, as are the following.
-      variant: which loss is promised to improve.
-      radius: the longest step of a block.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: what to do where the requirement can't be met.
-      clip_norm: clip both gradients first.
-      forget_axis: 0 for many forget objectives.
-      retain_axis: 0 for protected groups.
-      num_requests: how many forget objectives there are.
-      axis_name: the axis of devices over which batches are split.
-      shard_axis_name: the axis of devices over which every leaf is split.
-      until: the forget loss at which unlearning is done; of a number the learning rate is this one.
+      until: the forget loss at which unlearning is done; the level of a plain number has this learning rate.
 
     Raises:
       ValueError: as `transform`.
@@ -192,12 +181,10 @@ def planned(
     improvement: Number, *, variant: Variant, infeasible: rules.Infeasible, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
     """`transform` for a step that is measured and not taken: it may ask for more than any step can give."""
-    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
-    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible)
-    return combine(rule, improvement=improvement, **options)
+    return combine(hamu_rule(variant, infeasible), improvement=improvement, **options)
 
 
-def hardness(
+def hardness(  # noqa: D417  (`transform` documents the options)
     retain_grads: Tree,
     forget_grads: Tree,
     improvement: float | Float[Array, ""] = 0.0,
@@ -211,16 +198,13 @@ def hardness(
 ) -> Hardness:
     """Measures how hard unlearning is at one point: what `transform` would record, without a step.
 
+    The keyword arguments are those of `transform`; where the requirement can't be met, the predicted changes are of the step
+    that `infeasible` names.
+
     Args:
       retain_grads: gradient of the retain loss, a pytree.
       forget_grads: gradient of the forget loss, the same structure.
       improvement: as in `transform`; with 0 only the thresholds and the predicted changes lose their meaning.
-      variant: as in `transform`, as are the following.
-      radius: the longest step.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: which step the predicted changes are of where the requirement can't be met.
-      clip_norm: clip both gradients first.
 
     Returns:
       The measurement; `block_labels(retain_grads, blocks)` names its entries.
@@ -248,3 +232,15 @@ def hardness(
     for name, grads in (("retain_grads", retain_grads), ("forget_grads", forget_grads)):
         validate.gradients(name, grads, some=True)
     return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])
+
+
+def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
+    """Checks that a cosine is one: above 1 no step would be feasible."""
+    if not isinstance(distribution, str) or callable(improvement) or isinstance(improvement, Tracer):
+        return
+    is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
+    if is_cosine and np.any(np.asarray(improvement) > 1):
+        raise ValueError(
+            f"improvement: got {validate.shown(improvement)} with distribution={distribution!r}, expected a cosine, at most 1: "
+            "above it no step is feasible"
+        )
