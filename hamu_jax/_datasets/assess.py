@@ -185,9 +185,9 @@ def assess(  # noqa: D417  (`transform` documents the options)
     if microbatch_size is not None:
         validate.integer("microbatch_size", microbatch_size)
     of_forget = loss if forget_loss is None else forget_loss
-    for name, data, own in (("retain", retain, loss), ("forget", forget, of_forget)):
-        check_data(name, data, own, params)
-        check_counted(name, data, own)
+    for name, data, function in (("retain", retain, loss), ("forget", forget, of_forget)):
+        check_data(name, data, function, params)
+        check_counted(name, data, function)
     params = params if mesh is None else shard_params(params, mesh)
     retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size, mesh, name="retain")
     mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size, mesh, name="forget")

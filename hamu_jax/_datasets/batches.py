@@ -32,8 +32,8 @@ def batches(
         and can't be repeated.
     """
     if not is_arrays(data):
-        given = itertools.islice(_repeated(name, data), start, None)
-        return given if mesh is None else (shard_batch(batch, mesh) for batch in given)
+        stream = itertools.islice(_repeated(name, data), start, None)
+        return stream if mesh is None else (shard_batch(batch, mesh) for batch in stream)
     size = validate.batch(name, data)
     chosen = _shuffled(size, min(batch_size, size), seed, start)
     if mesh is None:

@@ -18,7 +18,7 @@ from hamu_jax._gradients.losses import ROWS, Loss, example_weights
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.options import check_options, check_rule
-from hamu_jax._transform.requests import Requests
+from hamu_jax._transform.step_requests import Requests
 from hamu_jax.sharding._mesh import check_mesh
 
 

@@ -17,8 +17,8 @@ from hamu_jax._driver.settings_checks import check_wrappers, unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
 from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
 from hamu_jax._gradients.groups import Groups, group_means
-from hamu_jax._gradients.implicit_passes import stack_changes, stack_sum
 from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._gradients.implicit_stack_operations import stack_changes, stack_sum
 from hamu_jax._gradients.losses import Loss, example_weights, mean_loss
 from hamu_jax._gradients.paired import Paired, PairedGradient, paired_value_and_grad
 from hamu_jax._kernel.blocks import partition

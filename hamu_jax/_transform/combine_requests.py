@@ -1,4 +1,4 @@
-"""The optax transformation that promises something to every request."""
+"""The optax transformation with a guarantee for every request."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.level import what_remains
 from hamu_jax._transform.options import WRAPPERS, Options
-from hamu_jax._transform.requests import Requests, step_requests
 from hamu_jax._transform.state import TransformState, at_step, check_params, count_blocks, empty_hardness
+from hamu_jax._transform.step_requests import Requests, step_requests
 
 _launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
 
@@ -78,15 +78,15 @@ def _count_requests(options: Options) -> int:
     return validate.integer("num_requests", count)
 
 
-def _present(forget: Tree | ImplicitStack | None, given: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
-    """Which requests are there: as given, on any of the devices, and as an implicit stack knows."""
-    if given is not None and (jnp.shape(given) != (count,) or jnp.result_type(given) != jnp.bool_):
-        raise ValueError(
-            f"forget_present: got {jnp.result_type(given)} of shape {jnp.shape(given)}, expected booleans of shape ({count},)"
-        )
-    present = jnp.ones(count, bool)
-    if given is not None:
-        present = device_axes.total(device_axes.own(jnp.asarray(given, jnp.int32), axis_name), axis_name) > 0
+def _present(forget: Tree | ImplicitStack | None, present: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
+    """Which requests have an example: on any of the devices, and in the implicit stack if the gradients are one."""
+    if present is None:
+        present = jnp.ones(count, bool)
+    else:
+        shape, dtype = jnp.shape(present), jnp.result_type(present)
+        if shape != (count,) or dtype != jnp.bool_:
+            raise ValueError(f"forget_present: got {dtype} of shape {shape}, expected booleans of shape ({count},)")
+        present = device_axes.total(device_axes.per_device(jnp.asarray(present, jnp.int32), axis_name), axis_name) > 0
     return present & forget.present() if isinstance(forget, ImplicitStack) else present
 
 
@@ -101,15 +101,15 @@ def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: i
     if protected:
         validate.batch(names[0], retain)
     if isinstance(forget, ImplicitStack):
-        row, given = forget.params, forget.count
+        row, forget_count = forget.params, forget.count
     else:
         validate.gradients(names[1], forget)
-        given = validate.batch(names[1], forget)
+        forget_count = validate.batch(names[1], forget)
         row = jax.tree.map(_without_axis, forget)
-    if given != count:
-        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
-    one = jax.tree.map(_without_axis, retain) if protected else retain
-    validate.same_structure("forget_grads (one request)", row, names[0], one, hint=WRAPPERS)
+    if forget_count != count:
+        raise ValueError(f"forget_grads: got {forget_count} requests on axis 0, expected {count}")
+    retain_row = jax.tree.map(_without_axis, retain) if protected else retain
+    validate.same_structure("forget_grads (one request)", row, names[0], retain_row, hint=WRAPPERS)
 
 
 def _without_axis(x: Array) -> jax.ShapeDtypeStruct:

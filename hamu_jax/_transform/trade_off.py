@@ -86,13 +86,13 @@ def trade_off(  # noqa: D417  (`transform` documents the options)
 
 
 def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settings, points: int) -> TradeOff:
-    """The curve from one measurement; every point solves the blocks' scalar problems only."""
+    """The curve, from one measurement of the gradients; each point only solves the blocks' scalar problems."""
     rows, blocks, _ = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
-    one = allocate(measured, jnp.ones((), measured.gram.dtype), radius, settings)  # shares are linear in the improvement
-    reach = one.radius * measured.geometry().guaranteed
-    sharing = one.improvement > 0
-    largest = jnp.min(jnp.where(sharing, reach / jnp.where(sharing, one.improvement, 1.0), jnp.inf))
+    unit = allocate(measured, jnp.ones((), measured.gram.dtype), radius, settings)  # shares are linear in the improvement
+    reach = unit.radius * measured.geometry().guaranteed
+    sharing = unit.improvement > 0
+    largest = jnp.min(jnp.where(sharing, reach / jnp.where(sharing, unit.improvement, 1.0), jnp.inf))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
 
     def changes(improvement: Array) -> Array:
@@ -100,9 +100,9 @@ def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settin
 
     grid = jnp.linspace(0.0, largest, points, dtype=largest.dtype)
     curve = jax.vmap(changes)(grid)
-    fits = usable(jnp.ones(one.radius.shape, bool), one)
-    found = TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
-    return jax.tree.map(lambda x: jnp.where(jnp.all(fits), x, jnp.nan), found)
+    fits = usable(jnp.ones(unit.radius.shape, bool), unit)
+    result = TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
+    return jax.tree.map(lambda x: jnp.where(jnp.all(fits), x, jnp.nan), result)
 
 
 def _changes(measured: Measurement, improvement: Array, radius: Array | None, settings: Settings) -> Float[Array, "2"]:
@@ -113,14 +113,14 @@ def _changes(measured: Measurement, improvement: Array, radius: Array | None, se
 
 
 def _last_free(change: Callable[[Array], Array], largest: Array) -> Array:
-    """The end of the interval from 0 where a convex change that is not positive at 0 stays so, by bisection."""
+    """The largest value up to which a convex change, not positive at 0, stays not positive; by bisection."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
         return jnp.where(change(middle) > 0, low, middle), jnp.where(change(middle) > 0, middle, high)
 
-    steps = jnp.finfo(largest.dtype).nmant  # a bit each
+    steps = jnp.finfo(largest.dtype).nmant  # each step adds a bit
     low, _ = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(largest), largest))
     return jnp.where(change(largest) > 0, low, largest)
 

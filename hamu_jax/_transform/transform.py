@@ -57,20 +57,20 @@ def transform(
       variant: `"q"` promises the forget improvement, `"u"` the retain improvement.
       radius: the longest step a block may take, per unit of learning rate; a number or an optax schedule. None is the
         paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
-      blocks: `"leaf"` solves one problem per tensor, `"global"` one for the model; or a function from a key path
+      blocks: `"leaf"` solves one problem per tensor, `"global"` one for the whole model; or a function from a key path
         (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
       distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"`, `"cosine"` or a
         function of the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md,
-        section 3). With
-        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None. With `"cosine"` it is
-        the share of what the ball allows, `q r |g_f|`, whatever the radius: feasible whenever it is below 1.
+        section 3). With `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None. With
+        `"cosine"` it is the share of what the ball allows, `q r |g_f|`, whatever the radius: feasible whenever it is below 1.
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
-      clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
-      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
+      clip_norm: clip each of the two gradients to this norm over all blocks first. It is done on inner products, at no cost.
+      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one per deletion request) on that leading
         axis, or is an `ImplicitStack` for them. Each is then promised its improvement (`rules.projected`): `improvement` is
         one number for all, or `[m]`; if not all can be met, every one gets the same, largest possible fraction.
         `get_requests` reads what was promised. `update` takes `forget_present`, booleans `[m]` (`Groups.present`): a request
-        that is not there asks nothing. Without it, a gradient of 0 is one to which nothing can be promised, and so to none.
+        that is absent has no requirement. Without it, a request with a gradient of 0 counts as one that no step can help, and
+        then there is no step for any.
       retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
         may get worse to first order.
       num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.
@@ -79,11 +79,11 @@ def transform(
         have been averaged (`paired_value_and_grad(..., axis_name=...)`, which also weighs examples), and under `jit`, which
         needs no names.
       shard_axis_name: inside them, the axis over which every leaf of both gradients is split (FSDP): each device holds a
-        part, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
-        told apart; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
-      until: the forget loss at which unlearning is done, a number or a `Level`. `improvement` is then the most that a step may
-        be asked for, and `update` takes the forget loss as `forget_value=` (and, where something else scales the update after
-        the learning rate, that factor as `step_scale=`). Variant "q" only.
+        shard, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
+        recognised; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
+      until: the forget loss at which unlearning is done, a number or a `Level`. `improvement` is then the most that is required
+        of a step, and `update` takes the forget loss as `forget_value=` (and, if the update is scaled by another factor
+        after the learning rate, that factor as `step_scale=`). Variant "q" only.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
@@ -180,7 +180,7 @@ def hamu(  # noqa: D417  (`transform` documents the options)
 def planned(
     improvement: Number, *, variant: Variant, infeasible: rules.Infeasible, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """`transform` for a step that is measured and not taken: it may ask for more than any step can give."""
+    """`transform` for a step that is measured and not taken: its improvement may be infeasible."""
     return combine(hamu_rule(variant, infeasible), improvement=improvement, **options)
 
 
@@ -235,7 +235,7 @@ def hardness(  # noqa: D417  (`transform` documents the options)
 
 
 def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
-    """Checks that a cosine is one: above 1 no step would be feasible."""
+    """Checks that an improvement that is a cosine is at most 1: above it no step is feasible."""
     if not isinstance(distribution, str) or callable(improvement) or isinstance(improvement, Tracer):
         return
     is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
