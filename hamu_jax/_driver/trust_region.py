@@ -60,10 +60,10 @@ class Trust(NamedTuple):
     """What the trust region remembers from step to step.
 
     Attributes:
-      scale: by which the next update is multiplied.
+      scale: the factor of the next update.
       elsewhere: mean rise of the retain loss on other batches, beyond what was promised.
       promised: mean of the promised changes.
-      settled: how many of the last steps promised less than the losses' rounding.
+      settled: the number of steps in a row that promised less than the losses' rounding.
     """
 
     scale: Float[Array, ""]
@@ -73,10 +73,10 @@ class Trust(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A step that was tried.
+    """A step that was taken on trial.
 
     Attributes:
-      losses: both losses before it; of the forget loss one for each of `m` requests, or one.
+      losses: both losses before it; the forget loss is one per request, or a single one.
       promised: their first-order changes.
       measured: their changes on the same batches.
       elsewhere: the change of the retain loss on a batch that had no part in the gradients.
@@ -123,8 +123,8 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     settled = jnp.where(size <= noise.forget + noise.retain, trust.settled + 1, 0)
     taken = Trust(scale, elsewhere, usual, settled)
     refused = trust._replace(scale=scale, settled=settled)
-    kept = Trust(*(jnp.where(accepted, new, old) for new, old in zip(taken, refused, strict=True)))
-    return Judgement(accepted, error, kept)
+    following = Trust(*(jnp.where(accepted, new, old) for new, old in zip(taken, refused, strict=True)))
+    return Judgement(accepted, error, following)
 
 
 def _gain(trial: Trial, level: Level | None) -> Float[Array, " m"]:
