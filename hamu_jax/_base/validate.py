@@ -83,7 +83,7 @@ def integer(name: str, value: Any, *, at_least: int = 1) -> int:
 
 
 def choice(name: str, value: Any, names: Sequence[str], expected: str = "") -> None:
-    """Checks that a value is one of some names; `expected` says it in other words."""
+    """Checks that a value is one of some names; `expected` describes them in the error."""
     if not (isinstance(value, str) and value in names):
         raise ValueError(f"{name}: got {shown(value)}, expected {expected or 'one of ' + ', '.join(names)}")
 
@@ -181,7 +181,7 @@ def is_real(dtype: Any) -> bool:
 
 
 def _kind(dtype: Any) -> str:
-    """A dtype as people call it."""
+    """The readable name of a dtype."""
     return _NO_NUMBERS.get(getattr(dtype, "kind", ""), str(dtype))
 
 

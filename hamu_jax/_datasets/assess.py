@@ -37,7 +37,7 @@ Profile = Float[np.ndarray, " examples"]
 class Assessment:
     """What `assess` measured. Changes are to first order, per unit of learning rate.
 
-    Profiles have one number for each row of the data that was given, NaN where the row is padding.
+    Profiles have one number per row of the data, NaN where the row is padding.
 
     Attributes:
       hardness: of the mean gradients, per block and in total.
@@ -48,14 +48,14 @@ class Assessment:
       retain_loss: mean over the retain set.
       forget_loss: mean over the forget set.
       retain_norm: `|g_r|`, of the mean gradient, before clipping.
-      forget_with_retain: `<g_i, g_r>` for each forget example: large is hard, its forgetting hurts what is kept.
-      forget_with_forget: `<g_i, g_f>` for each forget example: negative goes against the rest of the forget set.
-      forget_norm: `|g_i|` for each forget example: near 0 has nothing that could be forgotten.
-      forget_change: what the planned step promises each forget example; at or below 0: it gets nothing.
-      retain_change: what the planned step costs each retain example (collateral forgetting).
+      forget_with_retain: `<g_i, g_r>` for each forget example: if large, forgetting it raises the retain loss.
+      forget_with_forget: `<g_i, g_f>` for each forget example: negative if it opposes the rest of the forget set.
+      forget_norm: `|g_i|` for each forget example: if near 0, no step raises its loss.
+      forget_change: the promised change of each forget example's loss under the planned step; not forgotten if at or below 0.
+      retain_change: the change of each retain example's loss under the planned step (collateral forgetting).
       learning_rate: the largest power of 2 with which the planned step still does about what it promises, measured on the
         first 1,024 examples of either set; 0 if none does. Begin with this one, or with `hamu_jax.forget`, which needs none.
-      verdict: the same in words.
+      verdict: the assessment in words.
     """
 
     hardness: Hardness
@@ -88,7 +88,7 @@ class Assessment:
         return np.where(scale == 0, 0.0, self.forget_with_retain / np.where(scale == 0, 1.0, scale))
 
     def to_json(self) -> str:
-        """Everything as one JSON object; profiles by row number of the data that was given. What is not finite is null."""
+        """Everything as one JSON object; profiles by row number of the data. Numbers that are not finite become null."""
         record: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -258,7 +258,7 @@ def _verdict(hardness: Hardness, curve: TradeOff, improvement: float, variant: V
 
 
 def _advice(hardness: Hardness, learning_rate: float) -> str:
-    """How long the planned step may be; nothing where no step is possible."""
+    """How long the planned step may be, in words; an empty text where no step is possible."""
     if not np.all(hardness.finite) or hardness.total_forget_norm == 0:
         return ""
     if learning_rate == 0:
@@ -267,7 +267,7 @@ def _advice(hardness: Hardness, learning_rate: float) -> str:
 
 
 def _opening(hardness: Hardness) -> str:
-    """The verdict's first sentence: how the gradients meet."""
+    """The verdict's first sentence: the angle between the gradients."""
     if hardness.total_retain_norm == 0:
         return "The retain loss has no gradient: without a fixed radius there is no room to move."
     angle = float(hardness.total_angle)

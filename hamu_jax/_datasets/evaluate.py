@@ -56,16 +56,16 @@ def evaluate(
     batch_size: int = 1024,
     mesh: Mesh | None = None,
 ) -> dict[str, float]:
-    """Means of a loss and of metrics over data sets, every example counting alike (a last batch that is not full too).
+    """Means of a loss and of metrics over data sets, with equal weight for each example, also in a last batch that is not full.
 
     Args:
-      loss: `loss(params, batch) -> [batch]`; if it has `weights(batch)`, these weigh every mean.
+      loss: `loss(params, batch) -> [batch]`; if it has `weights(batch)`, these weights enter every mean.
       params: the parameters.
       splits: named data sets, pytrees of arrays with a leading example axis.
       metrics: named functions `metric(params, batch) -> [batch]`.
       batch_size: examples evaluated at once.
-      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must lie there. On many processes each
-        passes the same splits, and reads its own part of them.
+      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must be on it. With many processes each
+        passes the same splits, and reads only the rows of its devices.
 
     Returns:
       `{"split/metric": mean}`, with `split/loss` for the loss.

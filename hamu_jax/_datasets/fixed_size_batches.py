@@ -13,7 +13,7 @@ from hamu_jax.sharding._mesh import AXES
 
 
 def fixed_size_batches(data: Any, size: int, batch_size: int | None, mesh: Mesh | None = None) -> Iterator[tuple[Any, int]]:
-    """Pieces all of one length, the last filled up, split over all devices of a mesh; with how many examples are real."""
+    """Batches of one length, the last one filled up, with the number of real examples; split over a mesh's devices."""
     length = size if batch_size is None else min(batch_size, size)
     for begin in range(0, size, length):
         real = min(length, size - begin)

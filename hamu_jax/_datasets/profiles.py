@@ -19,7 +19,10 @@ from hamu_jax.sharding._batches import replicated
 def mean_and_grad(
     loss: Loss, params: Tree, data: Any, microbatch_size: int | None, mesh: Mesh | None = None, *, name: str = "data"
 ) -> tuple[float, Tree]:
-    """The mean loss over a data set and its gradient. The host loops: convolutions are slow inside XLA's loops on a CPU."""
+    """The mean loss over a data set and its gradient.
+
+    The loop over batches runs on the host: convolutions are slow inside XLA's loops on a CPU.
+    """
     total: Any = None
     for batch, real in fixed_size_batches(data, validate.batch(name, data), microbatch_size, mesh):
         sums = _loss_and_gradient_sums(loss, params, batch, real, name)

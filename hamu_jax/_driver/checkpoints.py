@@ -75,7 +75,7 @@ class Store:
             self._manager = self._ocp.CheckpointManager(Path(checkpoints.directory).absolute(), options=options)
 
     def restore(self, carry: Any, steps: int) -> tuple[Any, list[Row], Row]:
-        """The last checkpoint: `(carry, history rows, how the run had ended or {})`; what was given, and nothing, if none.
+        """The last checkpoint: `(carry, history rows, how the run ended or {})`; without one `(carry, [], {})`.
 
         A run that had taken all its steps goes on if more are asked for.
 
@@ -122,7 +122,7 @@ class Store:
             )
 
     def check_batches(self, name: str, batch: Any) -> None:
-        """Compares what the batches of an iterable look like with those of the run that is gone on with.
+        """Compares what the batches of an iterable look like with those of the run that is continued.
 
         Raises:
           ValueError: if they differ.
@@ -134,7 +134,7 @@ class Store:
                 self._compare_one(key, self._saved[key], self._marks[key])
 
     def _read(self, step: int, item: str, how: Any) -> Any:
-        """A part of a checkpoint. Whatever orbax says of files that are damaged or not ours, the user hears what to do."""
+        """One item of a checkpoint. An error of orbax, for damaged or foreign files, becomes one that says what to do."""
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: how}))[item]
         except Exception as error:

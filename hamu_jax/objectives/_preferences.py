@@ -25,7 +25,7 @@ def _referred(name: str, reference: Reference, batch: Any, losses: Float[Array, 
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """What preference losses share: each example counts once, however many tokens it has, and padding not at all."""
+    """The base of preference losses: each example counts once, whatever its number of tokens, and padding does not count."""
 
     loss: Loss
 
@@ -119,7 +119,7 @@ def npo(loss: Loss, reference: Reference, *, beta: float = 0.1) -> NPO:
     """Negative preference optimisation, `-2/beta log sigmoid(-beta log(p / p_original))`, to be lowered.
 
     Its gradient is that of gradient ascent on `loss`, weighed by `2 p^beta / (p^beta + p_original^beta)`: 1 at the start,
-    vanishing for what is forgotten. As `beta` goes to 0 it is gradient ascent. Every example counts once.
+    and close to 0 for forgotten examples. As `beta` goes to 0 it is gradient ascent. Every example counts once.
 
     Args:
       loss: minus the log-probability of each answer: `cross_entropy`, or `causal_cross_entropy(..., per="sequence")`.

@@ -56,7 +56,7 @@ def uniform(apply: Apply, *, label: Any = "label") -> Uniform:
 
 
 def entropy(apply: Apply, *, label: Any = "label") -> Entropy:
-    """The entropy of the prediction, `-sum_c p_c log p_c`, in nats: a forget loss, to rise up to `log(classes)`.
+    """The entropy of the prediction, `-sum_c p_c log p_c`, in nats: a forget loss that rises up to `log(classes)`.
 
     Args:
       apply: as in `kl`.
