@@ -15,7 +15,7 @@ from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
 from hamu_jax._base.markdown import table
-from hamu_jax._datasets.profiles import mean_and_grad, profile
+from hamu_jax._datasets.profiles import data_set_mean_and_grad, profile
 from hamu_jax._datasets.step_length import EXAMPLES, longest_learning_rate
 from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax._gradients.paired import Paired
@@ -189,8 +189,8 @@ def assess(  # noqa: D417  (`transform` documents the options)
         check_data(name, data, function, params)
         check_counted(name, data, function)
     params = params if mesh is None else shard_params(params, mesh)
-    retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size, mesh, name="retain")
-    mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size, mesh, name="forget")
+    retain_loss, retain_grad = data_set_mean_and_grad(loss, params, retain, microbatch_size, mesh, name="retain")
+    mean_forget_loss, forget_grad = data_set_mean_and_grad(of_forget, params, forget, microbatch_size, mesh, name="forget")
     update, state = tx.update(retain_grad, tx.init(params), params, forget_grads=forget_grad)
     step = jax.tree.map(jnp.negative, update)
     curve = trade_off(retain_grad, forget_grad, radius=radius, blocks=blocks, distribution=distribution, clip_norm=clip_norm)

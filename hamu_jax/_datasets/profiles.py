@@ -16,7 +16,7 @@ from hamu_jax._kernel.inner_products import Tree, accumulation_dtype, ratio
 from hamu_jax.sharding._batches import replicated
 
 
-def mean_and_grad(
+def data_set_mean_and_grad(
     loss: Loss, params: Tree, data: Any, microbatch_size: int | None, mesh: Mesh | None = None, *, name: str = "data"
 ) -> tuple[float, Tree]:
     """The mean loss over a data set and its gradient.

@@ -15,7 +15,7 @@ from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
 from hamu_jax._driver.settings_checks import check_wrappers, unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
-from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
+from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge, mean_of_present
 from hamu_jax._gradients.groups import Groups, group_means
 from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._gradients.implicit_stack_operations import stack_changes, stack_sum
@@ -182,7 +182,7 @@ def _advance(
     """Gradients, update, decision, and only then the new parameters."""
     values, grads, present, updates, state = _propose(setup, carry, retain, forget)
     before = values.forget
-    values = Paired(values.retain, _mean(before, present))
+    values = Paired(values.retain, mean_of_present(before, present))
     row = _row(values, state, many=setup.groups is not None)
     params = optax.apply_updates(carry.params, updates)
     length = jnp.sqrt(_inner(updates, updates))
@@ -250,7 +250,10 @@ def _propose(setup: _Setup, carry: Carry, retain: Any, forget: Any) -> Proposal:
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
     """Says which tensor is not finite at these parameters, on these batches, by repeating the step outside jit."""
     values, grads, present, updates, state = step.propose(carry, retain, forget)
-    of_loss = (("retain", values.retain, grads.retain), ("forget", _mean(values.forget, present), _whole(grads.forget)))
+    of_loss = (
+        ("retain", values.retain, grads.retain),
+        ("forget", mean_of_present(values.forget, present), _whole(grads.forget)),
+    )
     for name, value, grad in of_loss:
         where = _first_nonfinite(grad)
         if where is not None or not jnp.isfinite(value):
@@ -293,14 +296,9 @@ def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float
     return cross_gram(grads, row, partition(updates, "global"))[0, :, 0]
 
 
-def _mean(values: Float[Array, " m"], present: Bool[Array, " m"]) -> Float[Array, ""]:
-    """The mean over the requests that are present; 0 if none is."""
-    return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)
-
-
 def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], present: Bool[Array, " m"]) -> dict[str, Array]:
     """Promised and measured changes of the forget losses: the mean, and the smallest over the requests that are present."""
-    row = {"forget_promised": _mean(promised, present), "forget_measured": _mean(measured, present)}
+    row = {"forget_promised": mean_of_present(promised, present), "forget_measured": mean_of_present(measured, present)}
     if promised.size == 1:
         return row
     least = [jnp.min(jnp.where(present, values, jnp.inf)) for values in (promised, measured)]

@@ -107,10 +107,12 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     """Compares a step with its promise (see `TrustRegion`)."""
     promised, measured = trial.promised, trial.measured
     rounding = ROUNDING * jnp.finfo(trial.losses.retain.dtype).eps
-    noise = Paired(rounding * jnp.abs(trial.losses.retain), _mean(rounding * jnp.abs(trial.losses.forget), trial.present))
+    noise = Paired(
+        rounding * jnp.abs(trial.losses.retain), mean_of_present(rounding * jnp.abs(trial.losses.forget), trial.present)
+    )
     # A promised rise of the retain loss is a price, and makes no error smaller.
-    size = _mean(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
-    forget = _mean(_miss(trial, level), trial.present) - noise.forget
+    size = mean_of_present(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
+    forget = mean_of_present(_miss(trial, level), trial.present) - noise.forget
     retain = measured.retain - promised.retain - noise.retain
     beyond = trial.elsewhere - jnp.maximum(promised.retain, 0.0) - noise.retain
     elsewhere = MEMORY * trust.elsewhere + (1.0 - MEMORY) * beyond.astype(jnp.float32)
@@ -154,6 +156,6 @@ def _share(excess: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]
     return jnp.where(jnp.isfinite(excess), positive, jnp.nan)
 
 
-def _mean(values: Float[Array, "..."], present: Bool[Array, " m"]) -> Float[Array, ""]:
+def mean_of_present(values: Float[Array, "..."], present: Bool[Array, " m"]) -> Float[Array, ""]:
     """The mean over the requests that are present; 0 if none is."""
     return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)

@@ -137,7 +137,7 @@ def usable(finite: Bool[Array, " blocks"], budget: Budget) -> Bool[Array, " bloc
     return finite & (fits | ~jnp.all(finite))  # a gradient that is not finite spoils the shares of other blocks
 
 
-def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
+def solve_blocks(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
     """The rule's answer for every block."""
     problem = Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius, budget.most)
     return jax.vmap(rule.solve)(problem)
@@ -163,7 +163,7 @@ def step(
     rows, blocks, packed = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
     budget = allocate(measured, improvement, radius, settings, remaining)
-    combination = solve(measured, budget, settings.rule)
+    combination = solve_blocks(measured, budget, settings.rule)
     geometry = measured.geometry()
     finite = usable(jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual), budget)
     hardness = describe(

@@ -14,7 +14,7 @@ from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.options import Options
-from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve, usable
+from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve_blocks, usable
 
 
 class TradeOff(NamedTuple):
@@ -107,7 +107,7 @@ def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settin
 
 def _changes(measured: Measurement, improvement: Array, radius: Array | None, settings: Settings) -> Float[Array, "2"]:
     """Predicted changes of the retain and of the forget loss when `improvement` is required."""
-    combination = solve(measured, allocate(measured, improvement, radius, settings), settings.rule)
+    combination = solve_blocks(measured, allocate(measured, improvement, radius, settings), settings.rule)
     fall = jnp.sum(decrease(measured, combination), axis=0)
     return jnp.stack([-fall[0], fall[1]])
 
