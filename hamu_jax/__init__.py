@@ -21,8 +21,8 @@ from hamu_jax._kernel.blocks import Stacked, block_labels
 from hamu_jax._kernel.hardness import Hardness, Regime
 from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
-from hamu_jax._transform.requests import Requests
 from hamu_jax._transform.state import TransformState, get_hardness, get_requests
+from hamu_jax._transform.step_requests import Requests
 from hamu_jax._transform.trade_off import TradeOff, trade_off
 from hamu_jax._transform.transform import hamu, hardness, transform
 

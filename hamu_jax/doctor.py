@@ -33,7 +33,7 @@ DIRECTORIES = {
 
 
 def examine() -> dict[str, Section]:
-    """What there is to say, by section: each a table of names and values."""
+    """The report by section: each section is a table of names and values."""
     return {
         "Versions": {**report.environment(), "platform": sys.platform},
         "Devices": dict(_devices()),
@@ -45,16 +45,16 @@ def examine() -> dict[str, Section]:
 
 
 def describe() -> str:
-    """The same as Markdown, to be pasted into an issue."""
-    parts = [
+    """The report as Markdown, to be pasted into an issue."""
+    sections = [
         f"## {title}\n\n" + "\n".join(f"- {escape(name)}: {code(value)}" for name, value in section.items())
         for title, section in examine().items()
     ]
-    return "\n\n".join(parts).replace(str(Path.home()), "~") + "\n"
+    return "\n\n".join(sections).replace(str(Path.home()), "~") + "\n"
 
 
 def _devices() -> Iterator[tuple[str, str]]:
-    """Each device of this process with its memory, if it tells."""
+    """Each device of this process, with its memory if that is known."""
     yield "processes", f"{jax.process_index()} of {jax.process_count()}"
     yield "CPU cores", str(os.cpu_count())
     for device in jax.local_devices():
@@ -71,7 +71,7 @@ def _variables() -> Iterator[tuple[str, str]]:
 
 def _packages() -> Iterator[tuple[str, str]]:
     """The packages of every extra that a user may want: their versions, or that they are missing."""
-    found: dict[str, Section] = {}
+    by_extra: dict[str, Section] = {}
     try:
         requirements = importlib.metadata.requires("hamu_jax") or []
     except importlib.metadata.PackageNotFoundError:
@@ -80,8 +80,8 @@ def _packages() -> Iterator[tuple[str, str]]:
     for line in requirements:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra == ['\"](\w+)['\"]", line)
         if name and extra and name[0] not in ("hamu_jax", "jax") and extra[1] != "dev":
-            found.setdefault(extra[1], {})[name[0]] = _version(name[0])
-    for extra, packages in found.items():
+            by_extra.setdefault(extra[1], {})[name[0]] = _version(name[0])
+    for extra, packages in by_extra.items():
         yield extra, ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
@@ -94,11 +94,11 @@ def _version(name: str) -> str:
 
 
 def _directories() -> Iterator[tuple[str, str]]:
-    """Where the data libraries look, and what they would find."""
+    """The directories of the data libraries, and their contents."""
     for name, (variable, usual) in DIRECTORIES.items():
-        place = Path(os.environ.get(variable, usual)).expanduser()
-        inside = ", ".join(sorted(path.name for path in place.iterdir())[:20]) if place.is_dir() else "not there"
-        yield name, f"{place}: {inside or 'empty'}"
+        directory = Path(os.environ.get(variable, usual)).expanduser()
+        inside = ", ".join(sorted(path.name for path in directory.iterdir())[:20]) if directory.is_dir() else "not there"
+        yield name, f"{directory}: {inside or 'empty'}"
 
 
 def _steps() -> Iterator[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""What everything else stands on: checks of arguments, device axes, histories, Markdown, the version, optional libraries."""
+"""Used by all other packages: checks of arguments, device axes, histories, Markdown, the version, optional libraries."""

@@ -2,8 +2,8 @@
 
 `shard_map` tracks by default (`check_vma=True`) over which axes an array varies, and then the gradient with respect to
 parameters that are the same on every device arrives already summed over the devices. Averaging that again would take a
-step as many times too long as there are devices, silently. So whatever is differentiated is made each device's own first
-(`own`), and what comes in to be averaged must vary (`mean`).
+step as many times too long as there are devices, silently. So whatever is differentiated is marked as varying first
+(`per_device`), and gradients that are to be averaged must vary (`mean`).
 """
 
 import contextlib
@@ -34,8 +34,8 @@ def check(name: str, axis: AxisName | None) -> None:
         raise ValueError(f"{name}: got {axis!r}, expected an axis of the jax.pmap or jax.shard_map around this call") from None
 
 
-def own(tree: T, axis: AxisName | None) -> T:
-    """The same arrays as each device's own, so that a gradient with respect to them is this device's alone."""
+def per_device(tree: T, axis: AxisName | None) -> T:
+    """The same arrays, marked as different on each device: a gradient with respect to them is this device's alone."""
     if axis is None or not _is_tracked(axis):
         return tree
     return jax.tree.map(lambda x: x if _varies(x, axis) else jax.lax.pcast(x, axis, to="varying"), tree)
@@ -76,7 +76,7 @@ def mean(name: str, tree: T, axis: AxisName | None) -> T:
 
 
 def total_of_shards(leaves: list[Array], axis: AxisName | None) -> list[Array]:
-    """What each device contributes to a sum over shards: its own, and the first device alone what all have."""
+    """What each device contributes to a sum over shards: its own shard; what all devices have alike, the first one alone."""
     if axis is None or not _is_tracked(axis):
         return leaves
     first = jax.lax.axis_index(axis) == 0
@@ -91,7 +91,7 @@ def within(mesh: Mesh | None) -> contextlib.AbstractContextManager[Any]:
 def by_device(function: Callable[[Any, Any], T], size: int) -> Callable[[Any, Any], T]:
     """`function(params, examples)`, for which each device takes its own of `size` independent examples.
 
-    Left to itself, XLA's partitioner gives wrong gradients, silently, for a convolution that is differentiated for each
+    XLA's partitioner silently gives wrong gradients for a convolution that is differentiated for each
     example (`vmap(grad)`) when the examples are split over devices (jax 0.10.2). So the split is made here, on the mesh in
     whose context (`within`, or `jax.set_mesh`) this is traced; parameters are whole on every device meanwhile.
     """

@@ -1,4 +1,4 @@
-"""Where a leaf lies in a pytree, as people write it."""
+"""Paths of leaves in a pytree, as readable text."""
 
 from typing import Any, TypeAlias
 
@@ -8,5 +8,5 @@ KeyPath: TypeAlias = tuple[Any, ...]
 
 
 def path_name(path: KeyPath) -> str:
-    """A key path as people write it: `layers/0/kernel`."""
+    """A key path as readable text: `layers/0/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "params"

@@ -16,8 +16,8 @@ def escape(text: Any) -> str:
 
 def paragraphs(text: str) -> str:
     """The text as paragraphs: blank lines separate them, `**bold**` is kept, and nothing else is markup."""
-    parts = (escape(part).replace(r"\*\*", "**") for part in re.split(r"\n\s*\n", text))
-    return "\n\n".join(_OPENS_A_BLOCK.sub(r"\2\\\1\3", part, count=1) if _OPENS_A_BLOCK.match(part) else part for part in parts)
+    blocks = (escape(block).replace(r"\*\*", "**") for block in re.split(r"\n\s*\n", text))
+    return "\n\n".join(_OPENS_A_BLOCK.sub(r"\2\\\1\3", x, count=1) if _OPENS_A_BLOCK.match(x) else x for x in blocks)
 
 
 def code(value: Any) -> str:
@@ -49,9 +49,9 @@ def table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
       | full | 0.98 |
       | a\|b | n/a |
     """
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if len(row) != len(header):
-            raise ValueError(f"rows[{place}]: got {len(row)} cells, expected {len(header)} as in header")
+            raise ValueError(f"rows[{index}]: got {len(row)} cells, expected {len(header)} as in header")
     return "\n".join([_line(header), "|---" * len(header) + "|", *map(_line, rows)])
 
 

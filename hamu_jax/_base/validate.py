@@ -31,20 +31,20 @@ def axis(name: str, value: Any) -> None:
 def axis_name(name: str, value: Any) -> None:
     """Checks the name of an axis of devices, or names."""
     names = value if isinstance(value, tuple) else (value,)
-    if value is not None and not (names and all(isinstance(one, str) and one for one in names)):
+    if value is not None and not (names and all(isinstance(text, str) and text for text in names)):
         raise ValueError(f"{name}: got {shown(value)}, expected None, the name of an axis, or a tuple of names")
 
 
 def number(name: str, value: Any, *, positive: bool = False, many: bool = False) -> None:
     """Checks a number that must be finite and at least 0 (above 0 with `positive`); lets tracers and schedules through.
 
-    With `many` an array `[m]` of such numbers will do too.
+    With `many` an array `[m]` of such numbers passes too.
     """
     if callable(value) or isinstance(value, Tracer):
         return
     if many and len(_shape(value) or ()) == 1:
-        for i, one in enumerate(np.asarray(value).tolist()):
-            constant(f"{name}[{i}]", one, positive=positive)
+        for i, entry in enumerate(np.asarray(value).tolist()):
+            constant(f"{name}[{i}]", entry, positive=positive)
         return
     constant(name, value, positive=positive, schedule=True)
 
@@ -83,13 +83,13 @@ def integer(name: str, value: Any, *, at_least: int = 1) -> int:
 
 
 def choice(name: str, value: Any, names: Sequence[str], expected: str = "") -> None:
-    """Checks that a value is one of some names; `expected` says it in other words."""
+    """Checks that a value is one of some names; `expected` describes them in the error."""
     if not (isinstance(value, str) and value in names):
         raise ValueError(f"{name}: got {shown(value)}, expected {expected or 'one of ' + ', '.join(names)}")
 
 
 def instance(name: str, value: Any, kind: type, *, optional: bool = False) -> None:
-    """Checks that a value is of a class of ours, or None if it is optional."""
+    """Checks that a value is of a class of this library, or None if it is optional."""
     if not (isinstance(value, kind) or (optional and value is None)):
         hint = f": {name}={kind.__name__}(...)" if name.isidentifier() else ""
         raise TypeError(f"{name}: got {shown(value)}, expected a {kind.__name__}{' or None' if optional else ''}{hint}")
@@ -125,11 +125,11 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     if not isinstance(value, (np.ndarray, np.generic, jax.Array, list, tuple)):
         return None
     try:
-        found = np.asarray(value) if isinstance(value, (list, tuple)) else value
+        array = np.asarray(value) if isinstance(value, (list, tuple)) else value
     except ValueError:
         return None
-    is_number = jnp.issubdtype(found.dtype, jnp.integer) or jnp.issubdtype(found.dtype, jnp.floating)
-    return tuple(found.shape) if is_number else None
+    is_number = jnp.issubdtype(array.dtype, jnp.integer) or jnp.issubdtype(array.dtype, jnp.floating)
+    return tuple(array.shape) if is_number else None
 
 
 def _float(value: Any) -> float:
@@ -181,7 +181,7 @@ def is_real(dtype: Any) -> bool:
 
 
 def _kind(dtype: Any) -> str:
-    """A dtype as people call it."""
+    """The readable name of a dtype."""
     return _NO_NUMBERS.get(getattr(dtype, "kind", ""), str(dtype))
 
 

@@ -15,7 +15,7 @@ from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
 from hamu_jax._base.markdown import table
-from hamu_jax._datasets.profiles import mean_and_grad, profile
+from hamu_jax._datasets.profiles import data_set_mean_and_grad, profile
 from hamu_jax._datasets.step_length import EXAMPLES, longest_learning_rate
 from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax._gradients.paired import Paired
@@ -24,9 +24,10 @@ from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness, Regime
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
+from hamu_jax._transform.options import Variant
 from hamu_jax._transform.state import get_hardness
 from hamu_jax._transform.trade_off import TradeOff, trade_off
-from hamu_jax._transform.transform import Variant, planned
+from hamu_jax._transform.transform import planned
 from hamu_jax.sharding._mesh import check_mesh, shard_params
 
 Profile = Float[np.ndarray, " examples"]
@@ -36,7 +37,7 @@ Profile = Float[np.ndarray, " examples"]
 class Assessment:
     """What `assess` measured. Changes are to first order, per unit of learning rate.
 
-    Profiles have one number for each row of the data that was given, NaN where the row is padding.
+    Profiles have one number per row of the data, NaN where the row is padding.
 
     Attributes:
       hardness: of the mean gradients, per block and in total.
@@ -47,14 +48,14 @@ class Assessment:
       retain_loss: mean over the retain set.
       forget_loss: mean over the forget set.
       retain_norm: `|g_r|`, of the mean gradient, before clipping.
-      forget_with_retain: `<g_i, g_r>` for each forget example: large is hard, its forgetting hurts what is kept.
-      forget_with_forget: `<g_i, g_f>` for each forget example: negative goes against the rest of the forget set.
-      forget_norm: `|g_i|` for each forget example: near 0 has nothing that could be forgotten.
-      forget_change: what the planned step promises each forget example; at or below 0: it gets nothing.
-      retain_change: what the planned step costs each retain example (collateral forgetting).
+      forget_with_retain: `<g_i, g_r>` for each forget example: if large, forgetting it raises the retain loss.
+      forget_with_forget: `<g_i, g_f>` for each forget example: negative if it opposes the rest of the forget set.
+      forget_norm: `|g_i|` for each forget example: if near 0, no step raises its loss.
+      forget_change: the promised change of each forget example's loss under the planned step; not forgotten if at or below 0.
+      retain_change: the change of each retain example's loss under the planned step (collateral forgetting).
       learning_rate: the largest power of 2 with which the planned step still does about what it promises, measured on the
         first 1,024 examples of either set; 0 if none does. Begin with this one, or with `hamu_jax.forget`, which needs none.
-      verdict: the same in words.
+      verdict: the assessment in words.
     """
 
     hardness: Hardness
@@ -87,7 +88,7 @@ class Assessment:
         return np.where(scale == 0, 0.0, self.forget_with_retain / np.where(scale == 0, 1.0, scale))
 
     def to_json(self) -> str:
-        """Everything as one JSON object; profiles by row number of the data that was given. What is not finite is null."""
+        """Everything as one JSON object; profiles by row number of the data. Numbers that are not finite become null."""
         record: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -120,7 +121,7 @@ class Assessment:
         )
 
 
-def assess(
+def assess(  # noqa: D417  (`transform` documents the options)
     loss: Loss,
     params: Tree,
     retain: Any,
@@ -143,6 +144,9 @@ def assess(
     retain set for the profiles, and one per-example backward pass over the forget set for the norms. Memory is that of
     one microbatch, whatever the size of the sets.
 
+    The options of the planned step (`variant`, `radius`, `blocks`, `distribution`, `infeasible`, `clip_norm`) are those of
+    `transform`.
+
     Args:
       loss: `loss(params, batch) -> [batch]`, one loss per example.
       params: the trained parameters.
@@ -150,12 +154,6 @@ def assess(
       forget: the forget set, likewise.
       improvement: the required improvement of the planned step, as in `transform`; with the default distribution a cosine.
       forget_loss: the loss of the forget set if it is another one.
-      variant: as in `transform`, as are the following five.
-      radius: the longest step.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: which step is planned where the requirement can't be met.
-      clip_norm: clip both gradients first.
       microbatch_size: examples handled at once.
       mesh: split them over its devices (`hamu_jax.sharding.make_mesh`).
 
@@ -187,12 +185,12 @@ def assess(
     if microbatch_size is not None:
         validate.integer("microbatch_size", microbatch_size)
     of_forget = loss if forget_loss is None else forget_loss
-    for name, data, own in (("retain", retain, loss), ("forget", forget, of_forget)):
-        check_data(name, data, own, params)
-        check_counted(name, data, own)
+    for name, data, function in (("retain", retain, loss), ("forget", forget, of_forget)):
+        check_data(name, data, function, params)
+        check_counted(name, data, function)
     params = params if mesh is None else shard_params(params, mesh)
-    retain_loss, retain_grad = mean_and_grad(loss, params, retain, microbatch_size, mesh, name="retain")
-    mean_forget_loss, forget_grad = mean_and_grad(of_forget, params, forget, microbatch_size, mesh, name="forget")
+    retain_loss, retain_grad = data_set_mean_and_grad(loss, params, retain, microbatch_size, mesh, name="retain")
+    mean_forget_loss, forget_grad = data_set_mean_and_grad(of_forget, params, forget, microbatch_size, mesh, name="forget")
     update, state = tx.update(retain_grad, tx.init(params), params, forget_grads=forget_grad)
     step = jax.tree.map(jnp.negative, update)
     curve = trade_off(retain_grad, forget_grad, radius=radius, blocks=blocks, distribution=distribution, clip_norm=clip_norm)
@@ -260,7 +258,7 @@ def _verdict(hardness: Hardness, curve: TradeOff, improvement: float, variant: V
 
 
 def _advice(hardness: Hardness, learning_rate: float) -> str:
-    """How long the planned step may be; nothing where no step is possible."""
+    """How long the planned step may be, in words; an empty text where no step is possible."""
     if not np.all(hardness.finite) or hardness.total_forget_norm == 0:
         return ""
     if learning_rate == 0:
@@ -269,7 +267,7 @@ def _advice(hardness: Hardness, learning_rate: float) -> str:
 
 
 def _opening(hardness: Hardness) -> str:
-    """The verdict's first sentence: how the gradients meet."""
+    """The verdict's first sentence: the angle between the gradients."""
     if hardness.total_retain_norm == 0:
         return "The retain loss has no gradient: without a fixed radius there is no room to move."
     angle = float(hardness.total_angle)

@@ -23,7 +23,7 @@ def batches(
 ) -> Iterator[Any]:
     """An endless stream of batches, from batch number `start` on; `Padded` and split over the devices of a mesh if given.
 
-    Arrays are shuffled anew each epoch, and epochs follow each other without a gap: every batch is full and every
+    Arrays are shuffled in each epoch, and epochs follow each other without a gap: every batch is full and every
     example comes equally often. A `batch_size` of the whole set or more gives the whole set each time. An iterable is
     repeated when it ends.
 
@@ -32,8 +32,8 @@ def batches(
         and can't be repeated.
     """
     if not is_arrays(data):
-        given = itertools.islice(_repeated(name, data), start, None)
-        return given if mesh is None else (shard_batch(batch, mesh) for batch in given)
+        stream = itertools.islice(_repeated(name, data), start, None)
+        return stream if mesh is None else (shard_batch(batch, mesh) for batch in stream)
     size = validate.batch(name, data)
     chosen = _shuffled(size, min(batch_size, size), seed, start)
     if mesh is None:

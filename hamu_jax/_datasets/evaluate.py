@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from hamu_jax._base import validate
-from hamu_jax._datasets.fixed_size_batches import chunks
+from hamu_jax._datasets.fixed_size_batches import fixed_size_batches
 from hamu_jax._gradients.losses import Loss, check_data, example_weights, per_example, weighted_sum
 
 
@@ -21,8 +21,8 @@ class Evaluation:
 
     Attributes:
       splits: named data sets, pytrees of arrays with a leading example axis.
-      metrics: named functions `metric(params, batch) -> [batch]`; the mean loss is always there as `loss`.
-      every: evaluate before every so many steps; the start and the end are always evaluated.
+      metrics: named functions `metric(params, batch) -> [batch]`; the mean loss is always added as `loss`.
+      every: the number of steps between evaluations; the start and the end are always evaluated.
       batch_size: examples evaluated at once.
     """
 
@@ -56,16 +56,16 @@ def evaluate(
     batch_size: int = 1024,
     mesh: Mesh | None = None,
 ) -> dict[str, float]:
-    """Means of a loss and of metrics over data sets, every example counting alike (a last batch that is not full too).
+    """Means of a loss and of metrics over data sets, with equal weight for each example, also in a last batch that is not full.
 
     Args:
-      loss: `loss(params, batch) -> [batch]`; if it has `weights(batch)`, these weigh every mean.
+      loss: `loss(params, batch) -> [batch]`; if it has `weights(batch)`, these weights enter every mean.
       params: the parameters.
       splits: named data sets, pytrees of arrays with a leading example axis.
       metrics: named functions `metric(params, batch) -> [batch]`.
       batch_size: examples evaluated at once.
-      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must lie there. On many processes each
-        passes the same splits, and reads its own part of them.
+      mesh: split them over its devices (`hamu_jax.sharding.make_mesh`); `params` must be on it. With many processes each
+        passes the same splits, and reads only the rows of its devices.
 
     Returns:
       `{"split/metric": mean}`, with `split/loss` for the loss.
@@ -128,12 +128,13 @@ def _means(
     """The means over one data set."""
     size = validate.batch(name, data)
     try:
-        parts = [
-            _weighted_sums(tuple(functions.items()), params, part, real) for part, real in chunks(data, size, batch_size, mesh)
+        sums_of_batches = [
+            _weighted_sums(tuple(functions.items()), params, batch, real)
+            for batch, real in fixed_size_batches(data, size, batch_size, mesh)
         ]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *parts)
+    sums = jax.tree.map(lambda *xs: sum(float(x) for x in xs), *sums_of_batches)
     total = sums[-1]
     return {key: value / total if total else float("nan") for key, value in zip(functions, sums[:-1], strict=True)}
 
@@ -148,4 +149,4 @@ def _weighted_sums(functions: tuple[tuple[str, Loss], ...], params: Any, batch: 
         per_example(function, params, batch, size, "a batch", function="loss" if name == "loss" else f"metrics[{name!r}]")
         for name, function in functions
     )
-    return (*(weighted_sum(one, weights) for one in values), jnp.sum(weights))
+    return (*(weighted_sum(x, weights) for x in values), jnp.sum(weights))

@@ -12,14 +12,14 @@ from hamu_jax.sharding._batches import place_rows
 from hamu_jax.sharding._mesh import AXES
 
 
-def chunks(data: Any, size: int, chunk_size: int | None, mesh: Mesh | None = None) -> Iterator[tuple[Any, int]]:
-    """Pieces all of one length, the last filled up, split over all devices of a mesh; with how many examples are real."""
-    length = size if chunk_size is None else min(chunk_size, size)
+def fixed_size_batches(data: Any, size: int, batch_size: int | None, mesh: Mesh | None = None) -> Iterator[tuple[Any, int]]:
+    """Batches of one length, the last one filled up, with the number of real examples; split over a mesh's devices."""
+    length = size if batch_size is None else min(batch_size, size)
     for begin in range(0, size, length):
         real = min(length, size - begin)
         if mesh is None:
-            part = jax.tree.map(lambda x, begin=begin: x[begin : begin + length], data)
-            yield pad(part, length - real), real
+            batch = jax.tree.map(lambda x, begin=begin: x[begin : begin + length], data)
+            yield pad(batch, length - real), real
         else:
             rows = np.arange(begin, begin + length)
             yield place_rows(data, np.where(rows < size, rows, begin), mesh, AXES).batch, real

@@ -1,4 +1,4 @@
-"""How long a planned step may be: the learning rate at which its first-order promise and what it does part."""
+"""How long a planned step may be: the largest learning rate at which its effect still agrees with its first-order promise."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from hamu_jax._gradients.losses import Loss
 from hamu_jax._gradients.paired import Paired
 from hamu_jax._kernel.inner_products import Tree
 
-EXAMPLES = 1024  # of either set that are evaluated
+EXAMPLES = 1024  # the number of examples of either set that are evaluated
 HALVINGS, LARGEST = 40, 16.0  # learning rates that are tried: LARGEST, half of it, and so on
 HALF = 0.5  # of the promised changes: a larger error is too much
 
@@ -26,7 +26,7 @@ def longest_learning_rate(
     batch_size: int,
     mesh: Mesh | None = None,
 ) -> float:
-    """The largest learning rate at which a step still does about what it promises, up to a factor of 2; 0 if none does.
+    """The largest learning rate, up to a factor of 2, at which a step about keeps its promise; 0 if there is none.
 
     The error is that of `TrustRegion`: how far the forget loss is from its promise, or the retain loss above its own, as a
     share of the promised changes. It may be at most a half.

@@ -50,7 +50,7 @@ class Checkpoints:
         if not isinstance(self.directory, (str, os.PathLike)) or not os.fspath(self.directory):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"directory: got {validate.shown(self.directory)}, expected the path of a directory")
         path = Path(self.directory)
-        if file := next((str(part) for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
+        if file := next((str(x) for x in (path, *path.parents) if x.exists() and not x.is_dir()), None):
             raise ValueError(f"directory: got {str(path)!r}, expected a directory: {file} is a file")
         validate.integer("every", self.every)
         validate.integer("keep", self.keep)
@@ -68,14 +68,14 @@ class Store:
         self._checkpoints = checkpoints
         self._settings = dict(settings)
         self._marks = {} if checkpoints is None else dict(marks())
-        self._held: Mapping[str, Fingerprint] = {}
+        self._saved: Mapping[str, Fingerprint] = {}
         if checkpoints is not None:
             self._ocp = require("orbax.checkpoint", "driver")
             options = self._ocp.CheckpointManagerOptions(max_to_keep=checkpoints.keep, create=True)
             self._manager = self._ocp.CheckpointManager(Path(checkpoints.directory).absolute(), options=options)
 
     def restore(self, carry: Any, steps: int) -> tuple[Any, list[Row], Row]:
-        """The last checkpoint: `(carry, history rows, how the run had ended or {})`; what was given, and nothing, if none.
+        """The last checkpoint: `(carry, history rows, how the run ended or {})`; without one `(carry, [], {})`.
 
         A run that had taken all its steps goes on if more are asked for.
 
@@ -87,10 +87,10 @@ class Store:
         if step is None:
             return carry, [], {}
         run = self._read(step, "run", self._ocp.args.JsonRestore())
-        held = {**run["settings"], "steps": step}
+        saved = {**run["settings"], "steps": step}
         for name, value in {**self._settings, "steps": min(steps, step)}.items():
-            if held.get(name) != value:
-                differs = f"{name}={held.get(name)!r}, expected {value!r}"
+            if saved.get(name) != value:
+                differs = f"{name}={saved.get(name)!r}, expected {value!r}"
                 raise ValueError(f"checkpoints: {self._manager.directory} holds a run with {differs}: {CURE}")
         self._compare(run.get("fingerprint"), run.get("python"))
         abstract = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, carry)
@@ -99,30 +99,30 @@ class Store:
             return carry, run["rows"][:step], {}
         return carry, run["rows"], run["end"]
 
-    def _compare(self, held: Mapping[str, Fingerprint] | None, python: str | None) -> None:
+    def _compare(self, saved: Mapping[str, Fingerprint] | None, python: str | None) -> None:
         """Raises if the checkpoint's fingerprint is not that of this run."""
-        if held is None:
+        if saved is None:
             raise ValueError(
                 f"checkpoints: {self._manager.directory} holds a run without a fingerprint, written by an earlier version of "
                 "hamu_jax, expected one that says which data and settings it is of: use another directory"
             )
         if python != fingerprint.python_version():
-            held = {name: fingerprint.without_code(marks) for name, marks in held.items()}
-        self._held = held
+            saved = {name: fingerprint.without_code(marks) for name, marks in saved.items()}
+        self._saved = saved
         for name, marks in self._marks.items():
-            self._compare_one(name, held.get(name, {}), marks)
+            self._compare_one(name, saved.get(name, {}), marks)
 
-    def _compare_one(self, name: str, held: Fingerprint, given: Fingerprint) -> None:
+    def _compare_one(self, name: str, saved: Fingerprint, current: Fingerprint) -> None:
         """Raises if one thing differs."""
-        if found := fingerprint.difference(held, given):
-            path, before, now = found
+        if difference := fingerprint.difference(saved, current):
+            path, before, now = difference
             raise ValueError(
                 f"checkpoints: {self._manager.directory} holds a run with another {NOUNS.get(name, name)} ({path}: got "
                 f"{before or 'nothing'}, expected {now or 'nothing'}): {CURE}"
             )
 
     def check_batches(self, name: str, batch: Any) -> None:
-        """Compares what the batches of an iterable look like with those of the run that is gone on with.
+        """Compares what the batches of an iterable look like with those of the run that is continued.
 
         Raises:
           ValueError: if they differ.
@@ -130,11 +130,11 @@ class Store:
         if self._checkpoints is not None:
             key = f"{name} batches"
             self._marks[key] = fingerprint.of_first_batch(name, batch)
-            if key in self._held:
-                self._compare_one(key, self._held[key], self._marks[key])
+            if key in self._saved:
+                self._compare_one(key, self._saved[key], self._marks[key])
 
     def _read(self, step: int, item: str, how: Any) -> Any:
-        """A part of a checkpoint. Whatever orbax says of files that are damaged or not ours, the user hears what to do."""
+        """One item of a checkpoint. An error of orbax, for damaged or foreign files, becomes one that says what to do."""
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**{item: how}))[item]
         except Exception as error:
@@ -158,10 +158,10 @@ class Store:
         copied = jax.tree.map(jnp.copy, carry)
         saved = args.Composite(carry=args.StandardSave(copied), run=args.JsonSave(run))
         # The same step, now known to be the last, or one after it, whose losses turned out not to be finite.
-        if stale := [held for held in self._manager.all_steps() if held >= step]:
+        if stale := [number for number in self._manager.all_steps() if number >= step]:
             self._manager.wait_until_finished()
-            for held in stale:
-                self._manager.delete(held)
+            for number in stale:
+                self._manager.delete(number)
         self._manager.save(step, args=saved, force=True)
         History(rows).write(Path(self._checkpoints.directory) / "history.jsonl")
 

@@ -48,11 +48,11 @@ def of_value(name: str, value: Any) -> Fingerprint:
     return walk.marks
 
 
-def difference(held: Fingerprint, given: Fingerprint) -> tuple[str, str | None, str | None] | None:
+def difference(saved: Fingerprint, current: Fingerprint) -> tuple[str, str | None, str | None] | None:
     """The first path at which two fingerprints differ and both tokens there, `None` where one has no such path."""
-    unknown = {path for marks in (held, given) for path, token in marks.items() if token == UNKNOWN}
-    for path in dict.fromkeys((*given, *held)):
-        before, now = held.get(path), given.get(path)
+    unknown = {path for marks in (saved, current) for path, token in marks.items() if token == UNKNOWN}
+    for path in dict.fromkeys((*current, *saved)):
+        before, now = saved.get(path), current.get(path)
         if before != now and not any(_is_below(path, parent) for parent in unknown):
             return path, before, now
     return None

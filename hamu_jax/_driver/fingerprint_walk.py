@@ -62,14 +62,14 @@ def content(leaf: Any) -> str:
         leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     try:
         digest = hashlib.sha256()
-        for part in _parts(leaf):
-            digest.update(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))  # pyright: ignore[reportArgumentType]: an array is a buffer
+        for piece in _pieces(leaf):
+            digest.update(memoryview(np.ascontiguousarray(piece).reshape(-1).view(np.uint8)))  # pyright: ignore[reportArgumentType]: an array is a buffer
         return digest.hexdigest()[:LENGTH]
     except Exception:  # whatever an array of another library raises: it is then not known
         return UNKNOWN
 
 
-def _parts(leaf: Any) -> Iterator[np.ndarray]:
+def _pieces(leaf: Any) -> Iterator[np.ndarray]:
     """An array piece by piece, so that one that is not in memory (a memory map, a file) is never read whole."""
     shape, size = np.shape(leaf), size_of(leaf)
     if isinstance(leaf, (jax.Array, np.generic)) or not hasattr(leaf, "shape") or size == 0 or not shape:
@@ -139,7 +139,7 @@ class Walk:
     def sequence(self, path: str, value: Any, depth: int) -> None:
         """A tuple, named or not, or a list."""
         self.marks[path] = f"{type(value).__qualname__}({len(value)})"
-        if len(value) > LONG and all(isinstance(part, _PLAIN) for part in value):
+        if len(value) > LONG and all(isinstance(element, _PLAIN) for element in value):
             self.marks[f"{path}.values"] = digest(repr(tuple(value)))
             return
         names = getattr(value, "_fields", None)
@@ -154,9 +154,9 @@ class Walk:
     def unordered(self, path: str, value: Any, depth: int) -> None:
         """A set."""
         tokens: list[str] = []
-        for part in value:
+        for element in value:
             inner = Walk()
-            inner.visit("", part, depth + 1)
+            inner.visit("", element, depth + 1)
             tokens.append(repr(sorted(inner.marks.items())))
         self.marks[path] = digest(repr(sorted(tokens)))
 
@@ -195,16 +195,16 @@ class Walk:
         if _only_checks(value):
             self.wrapped(path, value, depth)
             return
-        code, own = value.__code__, not _is_library(value.__code__.co_filename)
+        code, is_users = value.__code__, not _is_library(value.__code__.co_filename)
         self.marks[path] = value.__qualname__
         written = _written(code)
-        logs = own and _calls_mutators(code)
-        if own:
+        logs = is_users and _calls_mutators(code)
+        if is_users:
             self._code(f"{path}.code", code)
         self.children(path, ((f".default{i}", part) for i, part in enumerate(value.__defaults__ or ())), depth)
         self.children(path, ((f".{name}", part) for name, part in (value.__kwdefaults__ or {}).items()), depth)
         read = dict(zip(code.co_freevars, (_cell(cell) for cell in value.__closure__ or ()), strict=True))
-        if own:
+        if is_users:
             read |= {name: value.__globals__[name] for name in _globals(code) if name in value.__globals__}
             read |= _read_from_modules(code, read)
         for name, part in read.items():

@@ -150,10 +150,10 @@ def band_of(
         level = evaluate(loss, params, {"unseen": unseen}, batch_size=batch_size)["unseen/loss"]
         if not math.isfinite(level):
             raise ValueError(f"unseen: got a mean loss of {level} under the original parameters, expected a finite one")
-    given = Level(level).count
-    if given not in (None, count):
+    levels_given = Level(level).count
+    if levels_given not in (None, count):
         wanted = "a number" if count is None else f"a number, or {count}, one for each request"
-        raise ValueError(f"level: got {given} numbers, expected {wanted}")
+        raise ValueError(f"level: got {levels_given} numbers, expected {wanted}")
     levels = np.broadcast_to(np.asarray(level, np.float64), (1 if count is None else count,))
     return Band(levels, tolerance * np.abs(levels))
 

@@ -18,7 +18,7 @@ from hamu_jax._gradients.losses import ROWS, Loss, example_weights
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.options import check_options, check_rule
-from hamu_jax._transform.requests import Requests
+from hamu_jax._transform.step_requests import Requests
 from hamu_jax.sharding._mesh import check_mesh
 
 
@@ -107,7 +107,7 @@ def _stages(update: Any) -> list[Any]:
     """The update functions of a chain in their order, as far as closures of optax's own functions show them."""
     cells = _closure(update)
     if "update_fns" in cells:
-        return [stage for part in cells["update_fns"] for stage in _stages(part)]
+        return [stage for update_fn in cells["update_fns"] for stage in _stages(update_fn)]
     if callable(getattr(cells.get("tx"), "update", None)):
         return _stages(cells["tx"].update)
     return [update]
@@ -154,9 +154,9 @@ def check_groups(groups: Groups | None, state: Any, forget: Any, loss: Loss) -> 
         return
     size, present = validate.batch("forget", forget), np.zeros(groups.count, bool)
     for begin in range(0, size, ROWS):
-        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + ROWS], forget)
-        weights = example_weights(loss, part, min(ROWS, size - begin), None)
-        present |= np.asarray(groups.present(part, weights))
+        rows = jax.tree.map(lambda x, begin=begin: x[begin : begin + ROWS], forget)
+        weights = example_weights(loss, rows, min(ROWS, size - begin), None)
+        present |= np.asarray(groups.present(rows, weights))
         if present.all():
             return
     raise ValueError(

@@ -1,4 +1,4 @@
-"""The driver's one jitted step: gradients, update, checks, and only then the new parameters."""
+"""The driver's jitted step: gradients, update, checks, and then the new parameters."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ from hamu_jax._base import validate
 from hamu_jax._base.key_paths import path_name
 from hamu_jax._driver.settings_checks import check_wrappers, unusable_budget
 from hamu_jax._driver.stopping import Halt, Stopping, watch
-from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge
+from hamu_jax._driver.trust_region import SETTLED, Trial, Trust, TrustRegion, first_trust, judge, mean_of_present
 from hamu_jax._gradients.groups import Groups, group_means
-from hamu_jax._gradients.implicit_passes import stack_changes, stack_sum
 from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._gradients.implicit_stack_operations import stack_changes, stack_sum
 from hamu_jax._gradients.losses import Loss, example_weights, mean_loss
 from hamu_jax._gradients.paired import Paired, PairedGradient, paired_value_and_grad
 from hamu_jax._kernel.blocks import partition
@@ -36,12 +36,12 @@ class Carry(NamedTuple):
 
     Attributes:
       params: the parameters.
-      previous: those one step before, whose losses and gradients were finite.
-      state: the optimizer's.
+      previous: the parameters before the last step, whose losses and gradients were finite.
+      state: the optimizer's state.
       streaks: for how many steps in a row each stopping condition has held.
       halt: a `Halt`.
       trust: the trust region's memory; empty without one.
-      best: the best parameters that were evaluated; empty where the last ones are wanted.
+      best: the best parameters that were evaluated; empty if the last ones are returned.
     """
 
     params: Any
@@ -55,7 +55,7 @@ class Carry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A step and its parts.
+    """A step, and two of its stages as separate functions.
 
     Attributes:
       run: `run(carry, retain_batch, forget_batch, elsewhere=None, measure=False) -> (carry, row)`, jitted; the carry is
@@ -73,11 +73,11 @@ class Proposal(NamedTuple):
     """A step that is not taken yet.
 
     Attributes:
-      values: the retain loss, and the forget losses `[m]`, one per request, or one.
-      grads: their gradients.
+      values: the retain loss, and the forget losses `[m]`, one per request, or a single one.
+      grads: the gradients of these losses.
       present: `[m]`, which requests have an example in the batch.
-      updates: the optimizer's.
-      state: its state after them.
+      updates: the optimizer's updates.
+      state: the optimizer's state after them.
     """
 
     values: Paired[Array]
@@ -97,14 +97,14 @@ def first_carry(
 ) -> Carry:
     """The carry before the first step. Parameters are copied, since every step consumes its carry.
 
-    On a mesh parameters are split over `fsdp`, and so is what the optimizer keeps for each of them.
+    On a mesh parameters are split over `fsdp`, and so are the optimizer's arrays for each of them.
 
     Raises:
       TypeError: if parameters are not floating-point.
-      ValueError: if the optimizer does not hold one transform of ours.
+      ValueError: if the optimizer does not contain exactly one transform of this library.
     """
     validate.gradients("params", params)
-    # With a dtype the copies are not weakly typed: the step's results are not either, and it is traced once.
+    # The dtype makes the copies strongly typed, as the step's results are, so that the step is traced once.
     placed = params if mesh is None else shard_params(params, mesh)
     copied = jax.tree.map(lambda x: jnp.array(x, x.dtype, copy=True), placed)
     state = optimizer.init(copied)
@@ -126,19 +126,19 @@ def first_carry(
 
 
 def _committed(carry: Carry) -> Carry:
-    """The carry where its parameters are, if they are committed to one device, as restored ones are.
+    """The whole carry on the device of its parameters, if they are committed to one, as restored ones are.
 
-    The results of a step are committed if one of its arguments is: a carry that is so in part would have it compiled twice.
+    The results of a step are committed if one of its arguments is: with a partly committed carry it would be compiled twice.
     """
-    places = {x.sharding for x in jax.tree.leaves(carry) if x.committed}
-    alone = len(places) == 1 and all(isinstance(place, SingleDeviceSharding) for place in places)
-    return jax.device_put(carry, places.pop()) if alone else carry
+    shardings = {x.sharding for x in jax.tree.leaves(carry) if x.committed}
+    is_one_device = len(shardings) == 1 and all(isinstance(sharding, SingleDeviceSharding) for sharding in shardings)
+    return jax.device_put(carry, shardings.pop()) if is_one_device else carry
 
 
 def _on_mesh(x: Array, mesh: Mesh) -> Array:
-    """What lies on the mesh already, and the rest whole on every device."""
-    there = isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
-    return x if there else jax.device_put(x, replicated(mesh))
+    """The array itself if it is on the mesh already, else a copy on every device."""
+    is_on_mesh = isinstance(x.sharding, NamedSharding) and x.sharding.mesh == mesh
+    return x if is_on_mesh else jax.device_put(x, replicated(mesh))
 
 
 def driver_step(
@@ -152,21 +152,21 @@ def driver_step(
     mesh: Mesh | None = None,
     like: Carry | None = None,
 ) -> Step:
-    """Builds the step; on a mesh, for `Padded` batches and carries that lie there as `like` does."""
+    """Builds the step; on a mesh it takes `Padded` batches, and carries with the shardings of `like`."""
     options: dict[str, Any] = {"forget_loss": losses[1], "microbatch_size": microbatch_size, "forget_groups": groups}
     if mesh is None:
-        paired, places = paired_value_and_grad(losses[0], **options), None
+        paired, shardings = paired_value_and_grad(losses[0], **options), None
     else:
-        carry_places = jax.tree.map(lambda x: x.sharding, like)
-        paired = sharding.paired_value_and_grad(losses[0], mesh, carry_places.params, **options)
-        places = (carry_places, replicated(mesh))
-    parts = _Parts(losses, paired, optimizer, stopping, trust_region, groups)
-    run = jax.jit(functools.partial(_advance, parts), donate_argnums=0, static_argnames="measure", out_shardings=places)
-    return Step(run, jax.jit(functools.partial(_sound, parts)), functools.partial(_propose, parts))
+        of_carry = jax.tree.map(lambda x: x.sharding, like)
+        paired = sharding.paired_value_and_grad(losses[0], mesh, of_carry.params, **options)
+        shardings = (of_carry, replicated(mesh))
+    setup = _Setup(losses, paired, optimizer, stopping, trust_region, groups)
+    run = jax.jit(functools.partial(_advance, setup), donate_argnums=0, static_argnames="measure", out_shardings=shardings)
+    return Step(run, jax.jit(functools.partial(_sound, setup)), functools.partial(_propose, setup))
 
 
-class _Parts(NamedTuple):
-    """What a step is made of, all known before tracing."""
+class _Setup(NamedTuple):
+    """What a step is built from, before anything is traced."""
 
     losses: tuple[Loss, Loss]
     paired: PairedGradient
@@ -177,35 +177,36 @@ class _Parts(NamedTuple):
 
 
 def _advance(
-    parts: _Parts, carry: Carry, retain: Any, forget: Any, elsewhere: Any = None, *, measure: bool
+    setup: _Setup, carry: Carry, retain: Any, forget: Any, elsewhere: Any = None, *, measure: bool
 ) -> tuple[Carry, dict[str, Array]]:
     """Gradients, update, decision, and only then the new parameters."""
-    values, grads, present, updates, state = _propose(parts, carry, retain, forget)
+    values, grads, present, updates, state = _propose(setup, carry, retain, forget)
     before = values.forget
-    values = Paired(values.retain, _mean(before, present))
-    row = _row(values, state, many=parts.groups is not None)
+    values = Paired(values.retain, mean_of_present(before, present))
+    row = _row(values, state, many=setup.groups is not None)
     params = optax.apply_updates(carry.params, updates)
     length = jnp.sqrt(_inner(updates, updates))
     trust, settled, hardness = carry.trust, jnp.bool_(False), get_hardness(state)
-    if measure or parts.trust_region is not None:
-        promised = Paired(_inner(grads.retain, updates), _changes(grads.forget, updates, many=parts.groups is not None))
-        retain_after = mean_loss(parts.losses[0], params, retain, "retain")
-        measured = Paired(retain_after - values.retain, _forget_losses(parts, params, forget) - before)
+    if measure or setup.trust_region is not None:
+        promised = Paired(_inner(grads.retain, updates), _changes(grads.forget, updates, many=setup.groups is not None))
+        retain_after = mean_loss(setup.losses[0], params, retain, "retain")
+        measured = Paired(retain_after - values.retain, _forget_losses(setup, params, forget) - before)
         row |= {"retain_promised": promised.retain, "retain_measured": measured.retain}
         row |= _forget_row(promised.forget, measured.forget, present)
-        if parts.trust_region is not None and isinstance(trust, Trust):
-            there = [mean_loss(parts.losses[0], x, elsewhere, "retain") for x in (carry.params, params)]
-            trial = Trial(Paired(values.retain, before), promised, measured, there[1] - there[0], present)
-            judgement = judge(trust, trial, parts.trust_region.level)
+        if setup.trust_region is not None and isinstance(trust, Trust):
+            before_and_after = [mean_loss(setup.losses[0], x, elsewhere, "retain") for x in (carry.params, params)]
+            retain_elsewhere = before_and_after[1] - before_and_after[0]
+            trial = Trial(Paired(values.retain, before), promised, measured, retain_elsewhere, present)
+            judgement = judge(trust, trial, setup.trust_region.level)
             row |= {"step_scale": trust.scale, "step_accepted": judgement.accepted, "trust_error": judgement.error}
-            row |= {"retain_elsewhere": there[1] - there[0]}
+            row |= {"retain_elsewhere": retain_elsewhere}
             old = (carry.params, carry.state)
             params, state = _select(judgement.accepted, (params, state), old)
             trust, settled = judgement.trust, judgement.trust.settled >= SETTLED
     finite = jnp.all(hardness.finite) & jnp.isfinite(values.retain + values.forget)
     # A trust region refuses a step that is not finite; without one it ends the run.
-    finite &= jnp.bool_(parts.trust_region is not None) | jnp.isfinite(length)
-    decided, streaks = watch(parts.stopping, values, hardness, finite, carry.streaks)
+    finite &= jnp.bool_(setup.trust_region is not None) | jnp.isfinite(length)
+    decided, streaks = watch(setup.stopping, values, hardness, finite, carry.streaks)
     decided = jnp.where((decided == Halt.RUNNING) & settled, jnp.int32(Halt.CONVERGED), decided)
     halt = jnp.where(carry.halt == Halt.RUNNING, decided, carry.halt)
     new = Carry(params, carry.params, state, streaks, halt, trust, carry.best)
@@ -214,32 +215,32 @@ def _advance(
 
 
 def _select(condition: Bool[Array, ""], yes: T, no: T) -> T:
-    """One of two pytrees. Selected, not multiplied: NaN times 0 is not 0."""
+    """The first pytree where the condition holds, else the second. It is not a product with a mask: NaN times 0 is not 0."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)
 
 
-def _sound(parts: _Parts, params: Any, retain: Any, forget: Any) -> Bool[Array, ""]:
+def _sound(setup: _Setup, params: Any, retain: Any, forget: Any) -> Bool[Array, ""]:
     """Whether both losses are finite."""
-    return jnp.isfinite(mean_loss(parts.losses[0], params, retain, "retain") + jnp.sum(_forget_losses(parts, params, forget)))
+    return jnp.isfinite(mean_loss(setup.losses[0], params, retain, "retain") + jnp.sum(_forget_losses(setup, params, forget)))
 
 
-def _forget_losses(parts: _Parts, params: Any, forget: Any) -> Float[Array, " m"]:
-    """The mean forget loss of a batch: one per request, or one."""
-    if parts.groups is not None:
-        return group_means(parts.losses[1], params, forget, parts.groups)
-    return mean_loss(parts.losses[1], params, forget, "forget")[None]
+def _forget_losses(setup: _Setup, params: Any, forget: Any) -> Float[Array, " m"]:
+    """The mean forget loss of a batch: one per request, or a single one."""
+    if setup.groups is not None:
+        return group_means(setup.losses[1], params, forget, setup.groups)
+    return mean_loss(setup.losses[1], params, forget, "forget")[None]
 
 
-def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
-    """Gradients and update. A request without an example in the batch is not asked for anything."""
-    values, grads = parts.paired(carry.params, retain, forget)
+def _propose(setup: _Setup, carry: Carry, retain: Any, forget: Any) -> Proposal:
+    """Gradients and update. A request without an example in the batch has no requirement."""
+    values, grads = setup.paired(carry.params, retain, forget)
     extra, present = {"forget_value": values.forget}, jnp.ones(1, bool)
-    if parts.groups is not None:
-        weights = example_weights(parts.losses[1], forget, validate.batch("forget", forget), None)
-        extra["forget_present"] = present = parts.groups.present(forget, weights)
+    if setup.groups is not None:
+        weights = example_weights(setup.losses[1], forget, validate.batch("forget", forget), None)
+        extra["forget_present"] = present = setup.groups.present(forget, weights)
     if isinstance(carry.trust, Trust):
         extra["step_scale"] = carry.trust.scale
-    updates, state = parts.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget, **extra)
+    updates, state = setup.optimizer.update(grads.retain, carry.state, carry.params, forget_grads=grads.forget, **extra)
     if isinstance(carry.trust, Trust):
         scale = carry.trust.scale
         updates = jax.tree.map(lambda u: scale.astype(u.dtype) * u, updates)
@@ -247,9 +248,12 @@ def _propose(parts: _Parts, carry: Carry, retain: Any, forget: Any) -> Proposal:
 
 
 def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
-    """Which tensor is not finite at these parameters, on these batches: done again on the host, after the fact."""
+    """Says which tensor is not finite at these parameters, on these batches, by repeating the step outside jit."""
     values, grads, present, updates, state = step.propose(carry, retain, forget)
-    of_loss = (("retain", values.retain, grads.retain), ("forget", _mean(values.forget, present), _whole(grads.forget)))
+    of_loss = (
+        ("retain", values.retain, grads.retain),
+        ("forget", mean_of_present(values.forget, present), _whole(grads.forget)),
+    )
     for name, value, grad in of_loss:
         where = _first_nonfinite(grad)
         if where is not None or not jnp.isfinite(value):
@@ -262,7 +266,7 @@ def blame(step: Step, carry: Carry, retain: Any, forget: Any) -> str:
 
 
 def _whole(grads: Tree | ImplicitStack) -> Tree:
-    """Gradients to look at: of a stack that is not held, the sum of its rows."""
+    """The gradients themselves; for an implicit stack the sum of its rows."""
     if not isinstance(grads, ImplicitStack):
         return grads
     blocks = partition(grads.params, "global")
@@ -283,23 +287,18 @@ def _inner(left: Tree, right: Tree) -> Float[Array, ""]:
 
 
 def _changes(grads: Tree | ImplicitStack, updates: Tree, *, many: bool) -> Float[Array, " m"]:
-    """First-order changes of the forget losses, one per request (`many`), or one."""
+    """First-order changes of the forget losses: one per request (`many`), or a single one."""
     if isinstance(grads, ImplicitStack):
         return stack_changes(grads, updates)
     if not many:
         return _inner(grads, updates)[None]
-    one = jax.tree.map(lambda x: x[None], updates)
-    return cross_gram(grads, one, partition(updates, "global"))[0, :, 0]
-
-
-def _mean(values: Float[Array, " m"], present: Bool[Array, " m"]) -> Float[Array, ""]:
-    """The mean over the requests that are present; 0 if none is."""
-    return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)
+    row = jax.tree.map(lambda x: x[None], updates)
+    return cross_gram(grads, row, partition(updates, "global"))[0, :, 0]
 
 
 def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], present: Bool[Array, " m"]) -> dict[str, Array]:
     """Promised and measured changes of the forget losses: the mean, and the smallest over the requests that are present."""
-    row = {"forget_promised": _mean(promised, present), "forget_measured": _mean(measured, present)}
+    row = {"forget_promised": mean_of_present(promised, present), "forget_measured": mean_of_present(measured, present)}
     if promised.size == 1:
         return row
     least = [jnp.min(jnp.where(present, values, jnp.inf)) for values in (promised, measured)]
@@ -307,7 +306,7 @@ def _forget_row(promised: Float[Array, " m"], measured: Float[Array, " m"], pres
 
 
 def _row(values: Paired[Array], state: Any, *, many: bool) -> dict[str, Array]:
-    """A history row's scalars: both losses, what was measured of the whole model, the share of blocks in each regime."""
+    """A history row's scalars: both losses, the hardness of the whole model, the share of blocks in each regime."""
     hardness = get_hardness(state)
     whole = {name.removeprefix("total_"): value for name, value in hardness._asdict().items() if value.ndim == 0}
     regimes = {

@@ -21,7 +21,7 @@ Status = Literal[
 
 
 class Halt(enum.IntEnum):
-    """Why the jitted step refused to go on; order is precedence."""
+    """Why the jitted step ended the run; the order is the precedence."""
 
     RUNNING = 0
     NONFINITE = 1
@@ -34,7 +34,7 @@ class Halt(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Stop when a number gets to where it should be.
+    """Stop when a number reaches a target.
 
     Attributes:
       column: `retain_loss` or `forget_loss` (of the batch, watched at every step), or an evaluated `split/metric`.
@@ -175,21 +175,21 @@ def after_halt(halt: Halt) -> tuple[Status, str]:
 
 
 def check_columns(stopping: Stopping, keep: KeepBest | None, evaluated: Sequence[str]) -> None:
-    """Checks that what is waited for will be measured.
+    """Checks that the columns that stop a run will be measured.
 
     Raises:
-      ValueError: naming the column and those that there are.
+      ValueError: naming the column and the available ones.
     """
     columns = [target.column for target in stopping.targets if not _batch_loss(target)]
     columns += [stopping.patience.column] if stopping.patience else []
     for column in columns:
         if column not in evaluated:
-            there = ", ".join(("retain_loss", "forget_loss", *evaluated))
-            raise ValueError(f"stopping: got column {column!r}, expected one of {there}")
+            available = ", ".join(("retain_loss", "forget_loss", *evaluated))
+            raise ValueError(f"stopping: got column {column!r}, expected one of {available}")
     for column in () if keep is None else keep.columns():
         if column not in evaluated:
-            there = ", ".join(evaluated) or "those of an evaluation, which is None"
-            raise ValueError(f"keep: got column {column!r}, expected one of {there}")
+            available = ", ".join(evaluated) or "those of an evaluation, which is None"
+            raise ValueError(f"keep: got column {column!r}, expected one of {available}")
 
 
 def _lasted(streak: Array, limit: int | None) -> Array:

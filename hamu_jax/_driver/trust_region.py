@@ -60,10 +60,10 @@ class Trust(NamedTuple):
     """What the trust region remembers from step to step.
 
     Attributes:
-      scale: by which the next update is multiplied.
+      scale: the factor of the next update.
       elsewhere: mean rise of the retain loss on other batches, beyond what was promised.
       promised: mean of the promised changes.
-      settled: how many of the last steps promised less than the losses' rounding.
+      settled: the number of steps in a row that promised less than the losses' rounding.
     """
 
     scale: Float[Array, ""]
@@ -73,10 +73,10 @@ class Trust(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A step that was tried.
+    """A step that was taken on trial.
 
     Attributes:
-      losses: both losses before it; of the forget loss one for each of `m` requests, or one.
+      losses: both losses before it; the forget loss is one per request, or a single one.
       promised: their first-order changes.
       measured: their changes on the same batches.
       elsewhere: the change of the retain loss on a batch that had no part in the gradients.
@@ -107,10 +107,12 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     """Compares a step with its promise (see `TrustRegion`)."""
     promised, measured = trial.promised, trial.measured
     rounding = ROUNDING * jnp.finfo(trial.losses.retain.dtype).eps
-    noise = Paired(rounding * jnp.abs(trial.losses.retain), _mean(rounding * jnp.abs(trial.losses.forget), trial.present))
+    noise = Paired(
+        rounding * jnp.abs(trial.losses.retain), mean_of_present(rounding * jnp.abs(trial.losses.forget), trial.present)
+    )
     # A promised rise of the retain loss is a price, and makes no error smaller.
-    size = _mean(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
-    forget = _mean(_miss(trial, level), trial.present) - noise.forget
+    size = mean_of_present(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
+    forget = mean_of_present(_miss(trial, level), trial.present) - noise.forget
     retain = measured.retain - promised.retain - noise.retain
     beyond = trial.elsewhere - jnp.maximum(promised.retain, 0.0) - noise.retain
     elsewhere = MEMORY * trust.elsewhere + (1.0 - MEMORY) * beyond.astype(jnp.float32)
@@ -123,8 +125,8 @@ def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     settled = jnp.where(size <= noise.forget + noise.retain, trust.settled + 1, 0)
     taken = Trust(scale, elsewhere, usual, settled)
     refused = trust._replace(scale=scale, settled=settled)
-    kept = Trust(*(jnp.where(accepted, new, old) for new, old in zip(taken, refused, strict=True)))
-    return Judgement(accepted, error, kept)
+    following = Trust(*(jnp.where(accepted, new, old) for new, old in zip(taken, refused, strict=True)))
+    return Judgement(accepted, error, following)
 
 
 def _gain(trial: Trial, level: Level | None) -> Float[Array, " m"]:
@@ -154,6 +156,6 @@ def _share(excess: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]
     return jnp.where(jnp.isfinite(excess), positive, jnp.nan)
 
 
-def _mean(values: Float[Array, "..."], present: Bool[Array, " m"]) -> Float[Array, ""]:
+def mean_of_present(values: Float[Array, "..."], present: Bool[Array, " m"]) -> Float[Array, ""]:
     """The mean over the requests that are present; 0 if none is."""
     return jnp.sum(jnp.where(present, values, 0.0)) / jnp.maximum(jnp.sum(present), 1).astype(values.dtype)

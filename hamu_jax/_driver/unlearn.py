@@ -91,8 +91,8 @@ def unlearn(
       retain: the retain set: a pytree of arrays (a mapping, tuple or array) with a leading example axis, shuffled anew each
         epoch; or any other iterable of batches (a list, a data loader), repeated when it ends.
       forget: the forget set, likewise.
-      optimizer: an optax chain with one transform of ours: `hamu_jax.hamu(...)`, or `optax.chain(hamu_jax.transform(...),
-        ...)`.
+      optimizer: an optax chain with one transform of this library: `hamu_jax.hamu(...)`, or
+        `optax.chain(hamu_jax.transform(...), ...)`.
       steps: how many updates at most.
       batch_size: examples of either set in a batch, or a pair `(retain, forget)`. Used for arrays only.
       seed: of the order of examples.
@@ -123,7 +123,7 @@ def unlearn(
     Raises:
       TypeError: if parameters are not floating-point.
       ValueError: for empty or uneven data, labels out of range (if the loss can check them), a column that `stopping` waits
-        for and that is not evaluated, an optimizer without a transform of ours, or another run's checkpoints.
+        for and that is not evaluated, an optimizer without a transform of this library, or another run's checkpoints.
       ImportError: naming the extra, if a library of the driver is missing.
     """
     check_functions(loss, forget_loss, optimizer)
@@ -144,13 +144,13 @@ def unlearn(
     stopping = stopping or Stopping()
     losses = (loss, loss if forget_loss is None else forget_loss)
     examples = [
-        check_data(name, data, own, params) if is_arrays(data) else None
-        for name, data, own in zip(("retain", "forget"), (retain, forget), losses, strict=True)
+        check_data(name, data, function, params) if is_arrays(data) else None
+        for name, data, function in zip(("retain", "forget"), (retain, forget), losses, strict=True)
     ]
     check_columns(stopping, keep, () if evaluation is None else evaluation.columns())
-    for name, data, own, size in zip(("retain", "forget"), (retain, forget), losses, sizes, strict=True):
+    for name, data, function, size in zip(("retain", "forget"), (retain, forget), losses, sizes, strict=True):
         if is_arrays(data):
-            check_counted(name, data, own)
+            check_counted(name, data, function)
         else:
             check_list(name, data, size)
     if evaluation is not None:
@@ -285,15 +285,15 @@ class _Run:
     def _collect(self, *, leave: int) -> Row | None:
         """Reads the rows of dispatched steps, but for the last few; if one halted the run, ends it there."""
         while len(self.pending) > leave:
-            known, row, pair = self.pending.popleft()
+            measured, row, pair = self.pending.popleft()
             values = json_row(jax.device_get(row))
             halt = Halt(values.pop("halt"))
             if halt is not Halt.RUNNING:  # what is said of a step that was not taken would mislead
                 values = {name: value for name, value in values.items() if not name.endswith(TAKEN)}
                 self.pending.clear()
-            self.rows.append({**known, **values})
+            self.rows.append({**measured, **values})
             if halt is not Halt.RUNNING:
-                return self._halted(halt, known["step"], pair)
+                return self._halted(halt, measured["step"], pair)
         return None
 
     def _halted(self, halt: Halt, number: int, pair: Any) -> Row:

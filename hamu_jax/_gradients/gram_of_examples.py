@@ -13,12 +13,12 @@ from hamu_jax._kernel.inner_products import Tree, accumulation_dtype, cross_gram
 
 
 class Examples(NamedTuple):
-    """Examples, and what each counts in which objective.
+    """Examples, with the objective that each belongs to and its share of it.
 
     Attributes:
       batch: the examples.
-      member: `[batch]`, the number of the objective; that of objectives itself leaves the example out.
-      shares: `[batch]`, its weight there; 0 leaves it out, even if its gradient is NaN.
+      member: `[batch]`, the number of the example's objective; the number of objectives (or more) leaves the example out.
+      shares: `[batch]`, its weight in that objective; 0 leaves it out, even if its gradient is NaN.
     """
 
     batch: Batch
@@ -30,8 +30,8 @@ class Products(NamedTuple):
     """Inner products of `m` objectives' gradients.
 
     Attributes:
-      gram: `[blocks, m, m]`, with each other.
-      cross: for each other stack of `k` rows `[blocks, k, m]`.
+      gram: `[blocks, m, m]`, the products of these gradients with each other.
+      cross: `[blocks, k, m]` for each other stack of `k` rows, the products of its rows with these gradients.
     """
 
     gram: Float[Array, "blocks m m"]
@@ -50,23 +50,23 @@ def products(
 ) -> Products:
     """The Gram matrix `S^T K S` of `count` weighted sums of examples' gradients, and their products with other rows.
 
-    `K` holds the inner products of the examples' gradients, `S` their shares. Of `K` only the part between two microbatches
-    is formed, half of all such parts, and added where it belongs. With `p` microbatches each example is differentiated
-    `(p + 1) / 2` times on average; two microbatches of gradients are held.
+    `K` is the matrix of inner products of the examples' gradients, `S` their shares. Only the block of `K` between two
+    microbatches is formed at a time, for each pair of microbatches once, and added to the objectives' products. With `p`
+    microbatches each example is differentiated `(p + 1) / 2` times on average; two microbatches of gradients are in memory.
     """
-    parts, pieces = _parts(examples, count, microbatch_size)
+    microbatches, number = _microbatches(examples, count, microbatch_size)
     dtype, blocks = accumulation_dtype(params), len(partition.labels)
     rows = [jax.tree.leaves(stack)[0].shape[0] for stack in others]
 
-    def part(i: Array) -> Examples:
-        return jax.tree.map(lambda x: x[i], parts)
+    def microbatch(i: Array) -> Examples:
+        return jax.tree.map(lambda x: x[i], microbatches)
 
     def visit(i: Array, total: Products) -> Products:
-        left = part(i)
+        left = microbatch(i)
         grads = each_grad(loss, params, left.batch)
 
         def pair(j: Array, gram: Array) -> Array:
-            right = part(j)
+            right = microbatch(j)
             return _add(gram, left, right, cross_gram(grads, each_grad(loss, params, right.batch), partition))
 
         gram = _add(total.gram, left, left, 0.5 * cross_gram(grads, grads, partition))  # half: its transpose is added below
@@ -74,10 +74,10 @@ def products(
             _add_columns(sums, left, cross_gram(stack, grads, partition))
             for sums, stack in zip(total.cross, others, strict=True)
         ]
-        return Products(jax.lax.fori_loop(i + 1, pieces, pair, gram), cross)
+        return Products(jax.lax.fori_loop(i + 1, number, pair, gram), cross)
 
-    nothing = Products(jnp.zeros((blocks, count, count), dtype), [jnp.zeros((blocks, k, count), dtype) for k in rows])
-    total = jax.lax.fori_loop(0, pieces, visit, nothing)
+    zeros = Products(jnp.zeros((blocks, count, count), dtype), [jnp.zeros((blocks, k, count), dtype) for k in rows])
+    total = jax.lax.fori_loop(0, number, visit, zeros)
     return total._replace(gram=total.gram + jnp.swapaxes(total.gram, -1, -2))
 
 
@@ -100,28 +100,28 @@ def weighted_each_grad(
     return weighted_rows([grads], weights * examples.shares.astype(weights.dtype)[None, :], partition)
 
 
-def _parts(examples: Examples, count: int, microbatch_size: int | None) -> tuple[Examples, int]:
-    """The examples as `[pieces, width, ...]`, the last piece filled up with some that count nothing; and `pieces`."""
+def _microbatches(examples: Examples, count: int, microbatch_size: int | None) -> tuple[Examples, int]:
+    """The examples as `[number, width, ...]`, the last microbatch filled up with examples that count nothing; and `number`."""
     size = examples.member.shape[0]
     width = size if microbatch_size is None else min(microbatch_size, size)
-    pieces = -(-size // width)
-    extra = pieces * width - size
+    number = -(-size // width)
+    extra = number * width - size
     member = jnp.pad(examples.member, (0, extra), constant_values=count)
     filled = Examples(pad(examples.batch, extra), member, jnp.pad(examples.shares, (0, extra)))
-    return jax.tree.map(lambda x: jnp.asarray(x).reshape(pieces, width, *x.shape[1:]), filled), pieces
+    return jax.tree.map(lambda x: jnp.asarray(x).reshape(number, width, *x.shape[1:]), filled), number
 
 
 def _add(gram: Array, left: Examples, right: Examples, inner: Float[Array, "blocks k l"]) -> Array:
-    """Adds the products of two microbatches to those of their objectives."""
+    """Adds the products of two microbatches to the products of their objectives."""
     shares = left.shares[:, None] * right.shares[None, :]
     return gram.at[:, left.member[:, None], right.member[None, :]].add(_weighted(inner, shares[None]), mode="drop")
 
 
 def _add_columns(sums: Array, right: Examples, inner: Float[Array, "blocks k l"]) -> Array:
-    """Adds the products of a microbatch with other rows to those of its objectives."""
+    """Adds the products of a microbatch with other rows to the products of its objectives."""
     return sums.at[:, :, right.member].add(_weighted(inner, right.shares[None, None]), mode="drop")
 
 
 def _weighted(inner: Array, shares: Array) -> Array:
-    """A share of 0 silences a NaN."""
+    """Shares times products, where a share of 0 also silences a NaN."""
     return jnp.where(shares != 0, shares.astype(inner.dtype) * inner, 0.0)

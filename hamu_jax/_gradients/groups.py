@@ -30,12 +30,12 @@ class Groups:
     """How the examples of a batch fall into groups, one per request.
 
     Attributes:
-      of: `of(batch) -> [batch]`, the number of each example's group, from 0; an example with another number is in none.
-      count: how many groups there are.
-      implicit: whether the groups' gradients are never held at once: `paired_value_and_grad` then gives an `ImplicitStack` in
-        the place of `[count, ...]`. Memory is that of two microbatches of gradients, so give a `microbatch_size`; with `p`
-        microbatches per step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
-        rounding. The loss must be hashable, as functions are. On one device only.
+      of: `of(batch) -> [batch]`, the number of each example's group, from 0; an example with any other number is in no group.
+      count: the number of groups.
+      implicit: whether to avoid materialising the groups' gradients: `paired_value_and_grad` then returns an `ImplicitStack`
+        instead of `[count, ...]`. Memory is that of two microbatches of gradients, so give a `microbatch_size`; with `p`
+        microbatches a step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
+        rounding. The loss must be hashable, as functions are. It works on one device only.
 
     Raises:
       ValueError: if `count` is not a positive whole number.
@@ -72,29 +72,29 @@ class Groups:
         [True, False, True]
         """
         member = _member(batch, self)
-        given = jnp.ones(member.shape) if weights is None else checked_weights("weights", weights, member.shape[0])
-        counts = (given != 0).astype(member.dtype)
+        counted = jnp.ones(member.shape) if weights is None else checked_weights("weights", weights, member.shape[0])
+        counts = (counted != 0).astype(member.dtype)
         return jax.ops.segment_sum(counts, member, self.count) > 0
 
 
 def group_means_and_grads(
-    loss: Loss, params: Tree, batch: Batch, groups: Groups, given: Any, *, microbatch_size: int | None
+    loss: Loss, params: Tree, batch: Batch, groups: Groups, weights: Any, *, microbatch_size: int | None
 ) -> tuple[Float[Array, " m"], Tree]:
     """The mean loss of each group and its gradient, `[m, ...]`; 0 for a group without examples or of padding alone.
 
     Each example is differentiated once; memory is that of the groups' gradients and of one microbatch of them.
     """
-    return stacked(loss, batch, groups, given, microbatch_size=microbatch_size, axis_name=None)(params)
+    return stacked(loss, batch, groups, weights, microbatch_size=microbatch_size, axis_name=None)(params)
 
 
 def stacked(
-    loss: Loss, batch: Batch, groups: Groups, given: Any, *, microbatch_size: int | None, axis_name: AxisName | None
+    loss: Loss, batch: Batch, groups: Groups, weights: Any, *, microbatch_size: int | None, axis_name: AxisName | None
 ) -> Partial:
     """The mean losses of the groups and their gradients, accumulated over microbatches, as a function of the parameters."""
-    member, shares = _membership(loss, batch, groups, given, axis_name)
+    member, shares = _membership(loss, batch, groups, weights, axis_name)
     count = groups.count
 
-    def some(params: Tree, examples: Any, shares: Array) -> tuple[Array, Tree]:
+    def of_microbatch(params: Tree, examples: Any, shares: Array) -> tuple[Array, Tree]:
         batch, member = examples
 
         def summed(x: Array) -> Array:
@@ -104,33 +104,33 @@ def stacked(
 
         return jax.tree.map(summed, per_example_value_and_grad(loss, params, batch))
 
-    def whole(params: Tree) -> tuple[Array, Tree]:
-        values, grads = microbatched(some, microbatch_size)(params, (batch, member), shares)
+    def of_batch(params: Tree) -> tuple[Array, Tree]:
+        values, grads = microbatched(of_microbatch, microbatch_size)(params, (batch, member), shares)
         return values, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
-    return whole
+    return of_batch
 
 
-def implicit(loss: Loss, batch: Batch, groups: Groups, given: Any, *, microbatch_size: int | None) -> Partial:
-    """The mean losses of the groups and what stands for their gradients: nothing is differentiated yet.
+def implicit(loss: Loss, batch: Batch, groups: Groups, weights: Any, *, microbatch_size: int | None) -> Partial:
+    """The mean losses of the groups and a lazy stack of their gradients: nothing is differentiated yet.
 
     Raises:
       TypeError: if the loss is not hashable: it is part of the stack's type.
     """
     if not isinstance(loss, Hashable):  # pyright: ignore[reportUnnecessaryIsInstance]: a callable need not be
         raise TypeError(f"loss: got an object of type {type(loss).__name__} that is not hashable, expected a hashable one")
-    member, shares = _membership(loss, batch, groups, given)
+    member, shares = _membership(loss, batch, groups, weights)
 
-    def some(params: Tree, examples: Any, shares: Array) -> Array:
+    def of_microbatch(params: Tree, examples: Any, shares: Array) -> Array:
         return _sums_of_groups(
             per_example(loss, params, examples[0], shares.shape[0], "batch"), examples[1], shares, groups.count
         )
 
-    def whole(params: Tree) -> tuple[Array, ImplicitStack]:
-        values = microbatched(some, microbatch_size)(params, (batch, member), shares)
+    def of_batch(params: Tree) -> tuple[Array, ImplicitStack]:
+        values = microbatched(of_microbatch, microbatch_size)(params, (batch, member), shares)
         return values, ImplicitStack(params, batch, member, shares, loss, groups.count, microbatch_size)
 
-    return whole
+    return of_batch
 
 
 def group_means(loss: Loss, params: Tree, batch: Batch, groups: Groups) -> Float[Array, " m"]:
@@ -146,11 +146,11 @@ def _sums_of_groups(values: Float[Array, " batch"], member: Array, shares: Array
 
 
 def _membership(
-    loss: Loss, batch: Batch, groups: Groups, given: Any, axis_name: AxisName | None = None
+    loss: Loss, batch: Batch, groups: Groups, weights: Any, axis_name: AxisName | None = None
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"]]:
-    """The group of each example (`count` where it is in none), and what it counts in its group's mean."""
+    """The group of each example (`count` where it is in none), and its share of its group's mean."""
     member = _member(batch, groups)
-    weights = jnp.where(member < groups.count, example_weights(loss, batch, member.shape[0], given, "forget_weights"), 0.0)
+    weights = jnp.where(member < groups.count, example_weights(loss, batch, member.shape[0], weights, "forget_weights"), 0.0)
     totals = device_axes.total(jax.ops.segment_sum(weights, member, groups.count + 1), axis_name)
     return member, ratio(weights, totals[member])
 

@@ -22,10 +22,10 @@ class ImplicitStack:
       params: where the gradients are taken.
       batch: the examples.
       member: `[batch]`, each example's request; `count` if it is in none.
-      shares: `[batch]`, what it counts in its request's mean.
+      shares: `[batch]`, each example's share of its request's mean.
       loss: `loss(params, batch) -> [batch]`; hashable.
       count: `m`.
-      microbatch_size: examples differentiated at once. None: all.
+      microbatch_size: the number of examples differentiated at once. None: all.
     """
 
     params: Any
@@ -41,6 +41,6 @@ class ImplicitStack:
         return dataclasses.replace(self, shares=-self.shares)
 
     def present(self) -> Bool[Array, " m"]:
-        """Which requests have an example that counts."""
+        """Which requests have an example of a share other than 0."""
         counted = jnp.zeros(self.count, jnp.int32).at[self.member].add((self.shares != 0).astype(jnp.int32), mode="drop")
         return counted > 0

@@ -1,4 +1,4 @@
-"""Losses of examples, their means, and gradients of these a microbatch at a time."""
+"""Losses of examples, their means, and the gradients of the means, one microbatch at a time."""
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
@@ -18,9 +18,9 @@ from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 
 Batch: TypeAlias = chex.ArrayTree
 Loss: TypeAlias = Callable[[Any, Any], Float[Array, " batch"]]
-Partial: TypeAlias = Callable[[Tree], tuple[Float[Array, "..."], Any]]  # a loss and its gradient; sums over devices are whole
+Partial: TypeAlias = Callable[[Tree], tuple[Float[Array, "..."], Any]]  # a loss and its gradient, this device's share of both
 
-ROWS = 65536  # examples that are looked at at once, of data that may not be in memory
+ROWS = 65536  # examples that are checked at a time, of data that may not be in memory
 
 
 def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
@@ -35,7 +35,7 @@ def check_data(name: str, data: Batch, loss: Loss, params: Tree) -> int:
 
 @contextlib.contextmanager
 def named_keys(name: str, batch: Batch) -> Generator[None]:
-    """A key that a loss reads and a batch does not have is an error that names the batch."""
+    """Turns a `KeyError` for a key that a batch lacks into an error that names the batch."""
     try:
         yield
     except KeyError as error:
@@ -47,32 +47,32 @@ def named_keys(name: str, batch: Batch) -> Generator[None]:
 
 
 def check_counted(name: str, data: Batch, loss: Loss) -> None:
-    """Checks that not all examples are padding; looks no further than the first that is not."""
+    """Checks that not all examples are padding; it stops at the first that is not."""
     size = validate.batch(name, data)
-    own = getattr(loss, "weights", None)
-    for begin in range(0, size if own is not None else 0, ROWS):
-        part = jax.tree.map(lambda x, begin=begin: x[begin : begin + ROWS], data)
-        if jnp.any(example_weights(loss, part, min(ROWS, size - begin), None) != 0):
+    if getattr(loss, "weights", None) is None:
+        return
+    for begin in range(0, size, ROWS):
+        rows = jax.tree.map(lambda x, begin=begin: x[begin : begin + ROWS], data)
+        if jnp.any(example_weights(loss, rows, min(ROWS, size - begin), None) != 0):
             return
-    if own is not None:
-        raise ValueError(f"{name}: got {size} examples of weight 0 (all their labels are padding), expected one that counts")
+    raise ValueError(f"{name}: got {size} examples of weight 0 (all their labels are padding), expected one that counts")
 
 
 def example_weights(
-    loss: Loss, batch: Batch, size: int, given: Float[Array, " batch"] | None, name: str = "weights"
+    loss: Loss, batch: Batch, size: int, weights: Float[Array, " batch"] | None, name: str = "weights"
 ) -> Float[Array, " batch"]:
-    """The weight of each example in a mean: the caller's times the loss's own (its padding).
+    """The weight of each example in a mean: the caller's weight times that of the loss, which is 0 for padding.
 
     Raises:
       TypeError, ValueError: for weights that are not one real number of at least 0 per example. Traced ones that are negative
         become NaN, and so do all sums that they enter.
     """
-    weights = jnp.ones(size, jnp.result_type(float)) if given is None else checked_weights(name, given, size)
-    own = getattr(loss, "weights", None)
-    if own is None:
+    weights = jnp.ones(size, jnp.result_type(float)) if weights is None else checked_weights(name, weights, size)
+    weights_of_loss = getattr(loss, "weights", None)
+    if weights_of_loss is None:
         return weights
     with named_keys("batch", batch):
-        return weights * checked_weights("loss.weights", own(batch), size)
+        return weights * checked_weights("loss.weights", weights_of_loss(batch), size)
 
 
 def checked_weights(name: str, weights: Any, size: int) -> Float[Array, " batch"]:
@@ -117,41 +117,41 @@ def mean_loss(loss: Loss, params: Tree, batch: Batch, name: str) -> Float[Array,
     return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
 
 
-def _shares(loss: Loss, batch: Batch, given: Any, name: str, axis_name: AxisName | None = None) -> Float[Array, " batch"]:
-    """What each example counts in the mean; all 0 where all weights are."""
+def _shares(loss: Loss, batch: Batch, weights: Any, name: str, axis_name: AxisName | None = None) -> Float[Array, " batch"]:
+    """Each example's share of the mean; all 0 where all weights are 0."""
     size = validate.batch(name, batch)
-    weights = example_weights(loss, batch, size, given, name.replace("batch", "weights"))
+    weights = example_weights(loss, batch, size, weights, name.replace("batch", "weights"))
     total = device_axes.total(jnp.sum(weights), axis_name)
     return weights / jnp.where(total > 0, total, 1.0)
 
 
 def mean_and_grad(
-    loss: Loss, batch: Batch, given: Any, *, microbatch_size: int | None, name: str, axis_name: AxisName | None
+    loss: Loss, batch: Batch, weights: Any, *, microbatch_size: int | None, name: str, axis_name: AxisName | None
 ) -> Partial:
     """The weighted mean loss and its gradient, accumulated over microbatches, as a function of the parameters."""
-    shares = _shares(loss, batch, given, name, axis_name)
+    shares = _shares(loss, batch, weights, name, axis_name)
 
-    def part(params: Tree, batch: Batch, shares: Array) -> Array:
+    def share_of_mean(params: Tree, batch: Batch, shares: Array) -> Array:
         return weighted_sum(per_example(loss, params, batch, shares.shape[0], name), shares)
 
-    def wide(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
-        value, grads = jax.value_and_grad(part)(params, batch, shares)
+    def of_microbatch(params: Tree, batch: Batch, shares: Array) -> tuple[Array, Tree]:
+        value, grads = jax.value_and_grad(share_of_mean)(params, batch, shares)
         return value, jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
 
-    def whole(params: Tree) -> tuple[Array, Tree]:
-        value, grads = microbatched(wide, microbatch_size)(params, batch, shares)
+    def of_batch(params: Tree) -> tuple[Array, Tree]:
+        value, grads = microbatched(of_microbatch, microbatch_size)(params, batch, shares)
         return value, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params)
 
-    return whole
+    return of_batch
 
 
 def per_example_value_and_grad(loss: Loss, params: Tree, examples: Batch) -> tuple[Float[Array, " batch"], Tree]:
     """`vmap(value_and_grad)` over examples."""
 
-    def one(params: Tree, example: Batch) -> Array:
+    def loss_of_example(params: Tree, example: Batch) -> Array:
         return per_example(loss, params, jax.tree.map(lambda x: x[None], example), 1, "one example of the batch")[0]
 
-    each = jax.vmap(jax.value_and_grad(one), in_axes=(None, 0))
+    each = jax.vmap(jax.value_and_grad(loss_of_example), in_axes=(None, 0))
     return device_axes.by_device(each, validate.batch("batch", examples))(params, examples)
 
 
@@ -160,7 +160,7 @@ def microbatched(
     microbatch_size: int | None,
     accumulate: optax.microbatching.AccumulationType = optax.microbatching.AccumulationType.SUM,
 ) -> Callable[[Tree, Batch, Float[Array, " batch"]], Any]:
-    """`function(params, batch, weights)` a microbatch at a time; the last is filled up with examples of weight 0."""
+    """`function(params, batch, weights)` on one microbatch at a time; the last is filled up with examples of weight 0."""
 
     def run(params: Tree, batch: Batch, weights: Float[Array, " batch"]) -> Any:
         size = weights.shape[0]

@@ -90,9 +90,9 @@ def paired_value_and_grad(
 
     def paired(params: Tree, retain_batch: Batch, forget_batch: Batch, **weights: Any) -> tuple[Paired[Array], Paired[Any]]:
         device_axes.check("axis_name", axis_name)
-        own = device_axes.own(params, axis_name)
-        parts = partials(retain_batch, forget_batch, **weights)
-        retain, forget = (device_axes.total(part(own), axis_name) for part in parts)
+        params = device_axes.per_device(params, axis_name)
+        objectives = partials(retain_batch, forget_batch, **weights)
+        retain, forget = (device_axes.total(objective(params), axis_name) for objective in objectives)
         return Paired(retain[0], forget[0]), Paired(retain[1], forget[1])
 
     return paired
@@ -106,10 +106,10 @@ def paired_partials(
     forget_groups: Groups | None,
     axis_name: AxisName | None,
 ) -> Callable[..., Paired[Partial]]:
-    """What `paired_value_and_grad` sums over devices: `f(retain_batch, forget_batch, ...)` gives a function of each objective.
+    """What `paired_value_and_grad` sums over devices: `f(retain_batch, forget_batch, ...)` returns one function per objective.
 
-    The totals of the examples' weights are summed over `axis_name` at once, so that the functions themselves hold no
-    communication: they may be called on some devices only.
+    The examples' weights are summed over `axis_name` beforehand, so that the returned functions do not communicate: they may
+    be called on some devices only.
     """
     if axis_name is not None and forget_groups is not None and forget_groups.implicit:
         raise ValueError(

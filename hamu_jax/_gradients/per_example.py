@@ -1,4 +1,4 @@
-"""Per-example gradients, their inner products, and what can be had of them without forming any."""
+"""Per-example gradients, their inner products, and their products with one direction, which need no gradient per example."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ _EACH = optax.microbatching.AccumulationType.CONCAT
 
 
 def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Tree:
-    """The gradient of every example's loss: `vmap(grad)`, a microbatch at a time.
+    """The gradient of every example's loss: `vmap(grad)`, one microbatch at a time.
 
     The result holds one gradient per example; beside it, there is one microbatch of temporaries and a rearranged copy of the
     batch. For inner products alone use `gram` or `directional`, which never hold all gradients.
@@ -48,10 +48,10 @@ def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: i
     """
     size = _checked(loss, batch, microbatch_size)
 
-    def some(params: Tree, examples: Batch, _: Array) -> Tree:
+    def of_microbatch(params: Tree, examples: Batch, _: Array) -> Tree:
         return each_grad(loss, params, examples)
 
-    grads = microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))
+    grads = microbatched(of_microbatch, microbatch_size, _EACH)(params, batch, jnp.ones(size))
     return jax.tree.map(lambda x: x[:size], grads)
 
 
@@ -60,7 +60,7 @@ def directional(
 ) -> Float[Array, " batch"]:
     """`<g_i, v>` for every example `i`: the change of its loss, per unit of step, along one direction.
 
-    By forward-mode differentiation, for the price of about two forward passes and without any per-example gradient.
+    Computed by forward-mode differentiation: the cost is about two forward passes, and no per-example gradient is formed.
     A model that defines its own backward pass only (`jax.custom_vjp`) has no forward mode: JAX raises TypeError.
 
     Args:
@@ -87,12 +87,12 @@ def directional(
     validate.gradients("direction", direction)
     validate.same_structure("direction", direction, "params", params)
 
-    def some(params: Tree, examples: Batch, weights: Array) -> Array:
+    def of_microbatch(params: Tree, examples: Batch, weights: Array) -> Array:
         tangent = jax.tree.map(lambda v, p: v.astype(p.dtype), direction, params)
         losses = lambda p: per_example(loss, p, examples, weights.shape[0], "batch")  # noqa: E731
         return jax.jvp(losses, (params,), (tangent,))[1]
 
-    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+    return microbatched(of_microbatch, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
 
 
 def weighted_grad(
@@ -120,24 +120,24 @@ def weighted_grad(
     if weights.shape != (size,):
         raise ValueError(f"weights: got shape {weights.shape}, expected ({size},)")
 
-    def some(params: Tree, examples: Batch, weights: Array) -> Tree:
+    def of_microbatch(params: Tree, examples: Batch, weights: Array) -> Tree:
         grads = jax.grad(lambda p: weighted_sum(per_example(loss, p, examples, weights.shape[0], "batch"), weights))(params)
         return jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), grads)
 
-    summed = microbatched(some, microbatch_size)(params, batch, weights)
+    summed = microbatched(of_microbatch, microbatch_size)(params, batch, weights)
     return jax.tree.map(lambda g, p: g.astype(p.dtype), summed, params)
 
 
 def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Float[Array, " batch"]:
-    """`|g_i|` for every example, `[batch]`; no more than one microbatch of gradients is held."""
+    """`|g_i|` for every example, `[batch]`; one microbatch of gradients is in memory at a time."""
     size = _checked(loss, batch, microbatch_size)
 
-    def some(params: Tree, examples: Batch, _: Array) -> Array:
+    def of_microbatch(params: Tree, examples: Batch, _: Array) -> Array:
         return jax.vmap(optax.tree.norm)(
             jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), each_grad(loss, params, examples))
         )
 
-    return microbatched(some, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+    return microbatched(of_microbatch, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
 
 
 def gram(
@@ -152,9 +152,9 @@ def gram(
 ) -> Float[Array, "blocks m m"]:
     """Inner products of the gradients of many objectives, one per example or one per group of examples.
 
-    Without groups, gradients of two microbatches are held at a time: with `p = ceil(m / microbatch_size)` of them all pairs
-    are visited, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient per group is
-    held, and each example is differentiated once.
+    Without groups, all pairs of `p = ceil(m / microbatch_size)` microbatches are visited: the gradients of two of them are in
+    memory at a time, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient per
+    group is in memory, and each example is differentiated once.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.

@@ -1,4 +1,4 @@
-"""Blocks: which tensors solve their unlearning problem together."""
+"""Blocks: which tensors share one unlearning problem."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -33,7 +33,7 @@ Blocks: TypeAlias = Literal["leaf", "global"] | Callable[[KeyPath], Hashable | S
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """How the leaves of a pytree fall into blocks; static, hashable, made from shapes alone.
+    """The blocks of a pytree's leaves; static, hashable, computed from shapes alone.
 
     A leaf fills one slot, or `n` slots when its leading axis counts blocks. Reductions give one number per slot, and
     slots are summed into blocks; and over the devices of `shard_axis`, if each holds a part of every leaf.

@@ -40,18 +40,20 @@ def shares(
 ) -> Float[Array, " blocks"]:
     """The factor of every block by which the total required improvement is multiplied (docs/mathematics.md, section 3).
 
-    For `"cosine"` the square of the free gradient is to be that of the radius.
-    A negative share of a function becomes NaN.
+    For `"cosine"` pass the square of the radius as that of the free gradient. A negative share that a function returns becomes
+    NaN.
 
     Raises:
       ValueError: for an unknown name, or a function whose result does not have one number per block.
     """
     if callable(distribution):
-        given = validate.real_array("distribution (its result)", distribution(retain_square, forget_square, kappa))
-        if given.shape != kappa.shape:
-            raise ValueError(f"distribution: got an array of shape {given.shape}, expected one share per block, {kappa.shape}")
-        number = jnp.asarray(given, kappa.dtype)
-        return jnp.where(number >= 0, number, jnp.nan)
+        factors = validate.real_array("distribution (its result)", distribution(retain_square, forget_square, kappa))
+        if factors.shape != kappa.shape:
+            raise ValueError(
+                f"distribution: got an array of shape {factors.shape}, expected one share per block, {kappa.shape}"
+            )
+        factors = jnp.asarray(factors, kappa.dtype)
+        return jnp.where(factors >= 0, factors, jnp.nan)
     if distribution == "uniform":
         return jnp.full_like(kappa, 1.0 / kappa.shape[0])
     if distribution == "softmax":
@@ -61,6 +63,6 @@ def shares(
         return norms
     if distribution == "grad_norm":
         total = jnp.sum(norms)
-        # All products zero: no block is better placed than another, and the constraint must not vanish.
+        # If all products are zero, all blocks get the same share: the constraint must not vanish.
         return jnp.where(total > 0, norms / jnp.where(total > 0, total, 1.0), 1.0 / kappa.shape[0])
     raise ValueError(f"distribution: got {distribution!r}, expected one of {', '.join(NAMES)}, or a function")

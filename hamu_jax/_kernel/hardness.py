@@ -1,4 +1,4 @@
-"""The hardness of unlearning: how the retain and the forget gradient lie to each other, and what follows from it."""
+"""The hardness of unlearning: the geometry of the retain and the forget gradient, and what follows from it."""
 
 import enum
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Regime(enum.IntEnum):
     INFEASIBLE = 3
     """No step within the radius meets the requirement."""
     UNCONSTRAINED = 4
-    """The rule requires nothing of a step (gradient difference, for example)."""
+    """The rule has no requirement (gradient difference, for example)."""
 
 
 class Hardness(NamedTuple):
@@ -137,6 +137,6 @@ def whole(blocks: Geometry) -> Geometry:
     inner = jnp.sum(blocks.inner)
     guaranteed = jnp.sqrt(jnp.sum(blocks.guaranteed**2))
     mean = ratio(ratio(inner, guaranteed), guaranteed)
-    own = ratio(ratio(blocks.inner, blocks.guaranteed), blocks.guaranteed)
-    residual = jnp.sqrt(jnp.sum(blocks.residual**2 + ((own - mean) * blocks.guaranteed) ** 2))
+    coefficients = ratio(ratio(blocks.inner, blocks.guaranteed), blocks.guaranteed)
+    residual = jnp.sqrt(jnp.sum(blocks.residual**2 + ((coefficients - mean) * blocks.guaranteed) ** 2))
     return Geometry(jnp.sqrt(jnp.sum(blocks.free**2)), guaranteed, inner, residual)

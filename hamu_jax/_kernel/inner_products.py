@@ -2,7 +2,7 @@
 
 Three passes over the gradients make a whole unlearning step: `gram` (inner products), `residual` (the part of one
 gradient orthogonal to the other, measured rather than derived) and `combine_rows`. Each reads a tensor
-once, and nothing of the size of the parameters is kept between them: `cpu_reductions` sees to it where the compiler does not.
+once and keeps nothing of the size of the parameters; where the compiler would not do so, `cpu_reductions` does.
 """
 
 from collections.abc import Callable, Sequence
@@ -91,8 +91,8 @@ def residual(row: Tree, against: Tree, products: Float[Array, "blocks 2 2"], par
       partition: the blocks.
 
     Returns:
-      The residual. Where its norm is at most two units of roundoff of `|row|`, the gradients are parallel as far as
-      their dtype can tell, and the norm is 0.
+      The residual. Where its norm is at most two units of roundoff of `|row|`, the gradients count as parallel and the norm
+      is 0.
     """
     square = products[:, 1, 1]
     first = ratio(products[:, 0, 1], square)
@@ -181,15 +181,15 @@ def _wide_leaves(tree: Tree, dtype: Any) -> list[Array]:
 def _less(x: Array, c: Array, y: Array) -> Array:
     """`x - c y`, the same bits wherever it is formed.
 
-    Left to itself the compiler contracts product and difference to one rounding in one kernel and not in another; the
-    residual would then not be the one that was measured, and at small angles promises would be broken by more than rounding.
-    A product whose last bit was taken away can't be contracted. (`jax.lax.reduce_precision` would round instead, and takes
-    more time than the rest.)
+    Otherwise the compiler contracts product and difference to one rounding in one kernel and not in another: the residual
+    would differ from the one that was measured, and at small angles promises would be broken by more than rounding. A product
+    whose last bit is cleared can't be contracted. (`jax.lax.reduce_precision` would round instead, and takes more time than
+    the rest.)
     """
     product = c * y
     bits = jnp.dtype(f"uint{8 * product.dtype.itemsize}")
-    kept = jax.lax.bitcast_convert_type(product, bits) & jnp.array(jnp.iinfo(bits).max - 1, bits)
-    return x - jax.lax.bitcast_convert_type(kept, product.dtype)
+    truncated = jax.lax.bitcast_convert_type(product, bits) & jnp.array(jnp.iinfo(bits).max - 1, bits)
+    return x - jax.lax.bitcast_convert_type(truncated, product.dtype)
 
 
 @_less.defjvp
@@ -225,4 +225,4 @@ def _totals(
             strict=True,
         )
     ]
-    return [partition.sum(list(one)) for one in zip(*sums, strict=True)]
+    return [partition.sum(list(values)) for values in zip(*sums, strict=True)]

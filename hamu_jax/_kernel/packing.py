@@ -1,7 +1,7 @@
 """Many small tensors stacked into few: the compile time of an update grows with the number of tensors, not with their size.
 
-A tensor by itself takes some five loops, each compiled for itself: a tenth of a second. In stacks of one size, the kernels
-that were compiled for the first serve all of them.
+A single tensor takes some five loops, each compiled separately: a tenth of a second. Stacks of one size share their
+compiled kernels.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ from jaxtyping import Array
 from hamu_jax._kernel.blocks import Partition
 from hamu_jax._kernel.inner_products import Tree
 
-LARGEST = 1 << 16  # numbers in a tensor: a stack is a copy, which larger ones are not worth
-FEWEST = 8  # below, a stack has about as many kernels as it saves
-MOST = 32  # 1,000 tensors compiled in 10, 8 and 13 s of CPU time for 16, 32 and 64: more stacks, or dearer ones
+LARGEST = 1 << 16  # numbers in a tensor: a stack is a copy, which costs more than it saves for larger ones
+FEWEST = 8  # tensors in a stack: with fewer it has about as many kernels as it saves
+MOST = 32  # tensors in a stack: 1,000 tensors compiled in 10, 8 and 13 s of CPU time for 16, 32 and 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Which leaves of a pytree are stacked, and which stay by themselves; static, made from types alone."""
+    """Which leaves of a pytree are stacked, and which stay single; static, computed from types alone."""
 
     groups: tuple[tuple[int, ...], ...]
 
@@ -31,7 +31,7 @@ class Packing:
         return [leaves[group[0]] if len(group) == 1 else jnp.stack([leaves[i] for i in group]) for group in self.groups]
 
     def unpack(self, packed: Any, like: Tree) -> Tree:
-        """The pytree of which `pack` makes `packed`, with the structure of `like`."""
+        """The pytree from which `pack` made `packed`, with the structure of `like`."""
         leaves: dict[int, Array] = {}
         for group, x in zip(self.groups, packed, strict=True):
             leaves |= zip(group, jnp.unstack(x) if len(group) > 1 else [x], strict=True)
@@ -45,7 +45,7 @@ class Packing:
 
 
 def packing(retain: Tree, forget: Tree, blocks: Partition) -> Packing:
-    """Puts small leaves of one slot together if both trees' are alike: in shape, dtype, and what JAX knows of their devices.
+    """Stacks small leaves of one slot if they agree in both trees: in shape, dtype, and what JAX knows of their devices.
 
     Where `jit` alone splits arrays over devices nothing is known; leaves of one shape are then usually split
     alike, and a new leading axis moves nothing.
@@ -54,11 +54,11 @@ def packing(retain: Tree, forget: Tree, blocks: Partition) -> Packing:
     for i, (x, y, stacked) in enumerate(zip(jax.tree.leaves(retain), jax.tree.leaves(forget), blocks.stacked, strict=True)):
         kind = i if stacked or x.size > LARGEST else (jax.typeof(x), jax.typeof(y))
         alike.setdefault(kind, []).append(i)
-    return Packing(tuple(part for group in alike.values() for part in _parts(group)))
+    return Packing(tuple(stack for group in alike.values() for stack in _stacks(group)))
 
 
-def _parts(group: list[int]) -> list[tuple[int, ...]]:
-    """Cuts a group into stacks, of one size as nearly as that goes: another size is compiled anew."""
+def _stacks(group: list[int]) -> list[tuple[int, ...]]:
+    """Cuts a group into stacks of as nearly one size as possible: each size is compiled separately."""
     size = min(range(MOST, MOST // 2, -1), key=lambda size: len(group) % size if len(group) > MOST else 0)
     size = size if len(group) >= FEWEST else 1
     return [tuple(group[i : i + size]) for i in range(0, len(group), size)]

@@ -1,12 +1,10 @@
-"""Any combination rule as an optax transformation of the retain and the forget gradient."""
+"""The optax transformation of a combination rule."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax import rules
@@ -17,15 +15,15 @@ from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
 from hamu_jax._transform.combine_requests import combine_requests
-from hamu_jax._transform.level import Level, as_level, what_remains
-from hamu_jax._transform.options import WRAPPERS, check_options, check_rule
+from hamu_jax._transform.level import Level, what_remains
+from hamu_jax._transform.options import WRAPPERS, Options
 from hamu_jax._transform.state import Number, TransformState, at_step, check_params, empty_hardness
-from hamu_jax._transform.step import Settings, step
+from hamu_jax._transform.step import step
 
 _launch = jax.jit(step, static_argnames="settings")  # one launch when called outside jit; inlined inside
 
 
-def combine(
+def combine(  # noqa: D417  (`transform` documents the options)
     rule: rules.Rule,
     *,
     improvement: Number = 0.0,
@@ -49,18 +47,11 @@ def combine(
     A rule that requires nothing (`rules.gdiff`, `rules.nash`, ...) ignores `improvement`, `radius` and `distribution`: they
     only enter the thresholds that the state reports.
 
+    All options but `rule` are those of `transform`; `num_requests` and `retain_axis` are for a rule that takes many requests
+    (`rules.projected`), `until` is for one that promises a rise of the forget loss (`rules.hamu_q`, `rules.projected`).
+
     Args:
       rule: one of `hamu_jax.rules`.
-      improvement: required improvement, in loss per unit of learning rate; a number or an optax schedule.
-      radius: as in `transform`.
-      blocks: as in `transform`.
-      distribution: as in `transform`.
-      clip_norm: as in `transform`.
-      num_requests: as in `transform`, for a rule that takes many requests (`rules.projected`).
-      retain_axis: as in `transform`, for such a rule.
-      axis_name: as in `transform`.
-      shard_axis_name: as in `transform`.
-      until: as in `transform`, for a rule that promises a rise of the forget loss (`rules.hamu_q`, `rules.projected`).
 
     Returns:
       The transformation. Its `update` raises TypeError for gradients that are not floating-point, and ValueError for a
@@ -71,32 +62,29 @@ def combine(
 
     Source: docs/mathematics.md, section 7.
     """
-    check_rule("rule", rule)
-    validate.number("improvement", improvement, many=rule.many)
-    if radius is not None:
-        validate.number("radius", radius)
-    clip_norm = check_options(blocks, distribution, clip_norm)
-    validate.axis("retain_axis", retain_axis)
-    validate.axis_name("axis_name", axis_name)
-    validate.axis_name("shard_axis_name", shard_axis_name)
-    level = as_level(until, rule)
-    settings = Settings(rule, blocks, distribution, clip_norm, shard_axis_name)
-    if rule.many:
-        return combine_requests(
-            improvement,
-            radius,
-            settings,
-            num_requests=num_requests,
-            protected=retain_axis is not None,
-            axis_name=axis_name,
-            until=level,
-        )
-    if num_requests is not None or retain_axis is not None:
-        raise ValueError("num_requests, retain_axis: expected None with a rule for one forget objective")
+    options = Options(
+        rule=rule,
+        improvement=improvement,
+        radius=radius,
+        blocks=blocks,
+        distribution=distribution,
+        clip_norm=clip_norm,
+        num_requests=num_requests,
+        retain_axis=retain_axis,
+        axis_name=axis_name,
+        shard_axis_name=shard_axis_name,
+        until=until,
+    )
+    return (combine_requests if rule.many else _combine_two_gradients)(options)
+
+
+def _combine_two_gradients(options: Options) -> optax.GradientTransformationExtraArgs:
+    """`combine` for a rule that takes one retain and one forget gradient."""
+    settings, level = options.settings, options.level
 
     def init(params: optax.Params) -> TransformState:
         check_params(params)
-        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, blocks))
+        return TransformState(jnp.zeros([], jnp.int32), empty_hardness(params, settings.blocks))
 
     def update(
         updates: optax.Updates,
@@ -110,28 +98,16 @@ def combine(
     ) -> tuple[optax.Updates, TransformState]:
         del params, extra_args
         _check_gradients(updates, forget_grads)
-        retain, forget = device_axes.averaged(updates, forget_grads, axis_name, shard_axis_name)
+        retain, forget = device_axes.averaged(updates, forget_grads, options.axis_name, settings.shard_axis)
         dtype = accumulation_dtype(retain, forget)
-        required = at_step("improvement", improvement, state.step, dtype)
-        longest = None if radius is None else at_step("radius", radius, state.step, dtype)
+        required = at_step("improvement", options.improvement, state.step, dtype)
+        longest = None if options.radius is None else at_step("radius", options.radius, state.step, dtype)
         remaining = what_remains(level, forget_value, state.step, step_scale, like=jnp.zeros((), dtype))
         combined, hardness = _launch(retain, forget, required, longest, settings, remaining=remaining)
         hardness = jax.tree.map(lambda new, old: new.astype(old.dtype), hardness, state.hardness)
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
-    """Checks that a cosine is one: above 1 no step would be feasible."""
-    if not isinstance(distribution, str) or callable(improvement) or isinstance(improvement, Tracer):
-        return
-    is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
-    if is_cosine and np.any(np.asarray(improvement) > 1):
-        raise ValueError(
-            f"improvement: got {validate.shown(improvement)} with distribution={distribution!r}, expected a cosine, at most 1: "
-            "above it no step is feasible"
-        )
 
 
 def _check_gradients(retain: Tree, forget: Tree | None) -> None:

@@ -1,4 +1,4 @@
-"""The optax transformation that promises something to every request."""
+"""The optax transformation with a guarantee for every request."""
 
 from typing import Any
 
@@ -11,37 +11,20 @@ from hamu_jax._base import device_axes, validate
 from hamu_jax._base.device_axes import AxisName
 from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
-from hamu_jax._transform.level import Level, what_remains
-from hamu_jax._transform.options import WRAPPERS
-from hamu_jax._transform.requests import Requests, step_requests
-from hamu_jax._transform.state import Number, TransformState, at_step, check_params, count_blocks, empty_hardness
-from hamu_jax._transform.step import Settings
+from hamu_jax._transform.level import what_remains
+from hamu_jax._transform.options import WRAPPERS, Options
+from hamu_jax._transform.state import TransformState, at_step, check_params, count_blocks, empty_hardness
+from hamu_jax._transform.step_requests import Requests, step_requests
 
 _launch = jax.jit(step_requests, static_argnames=("settings", "protected"))
 
 
-def combine_requests(
-    improvement: Number,
-    radius: Number | None,
-    settings: Settings,
-    *,
-    num_requests: int | None,
-    protected: bool,
-    axis_name: AxisName | None,
-    until: Level | None,
-) -> optax.GradientTransformationExtraArgs:
+def combine_requests(options: Options) -> optax.GradientTransformationExtraArgs:
     """`combine` for a rule that takes many forget objectives; see `transform`, whose `forget_axis` leads here."""
-    if not callable(improvement) and jnp.ndim(improvement) == 1:
-        count = int(jnp.shape(improvement)[0])
-    elif num_requests is not None:
-        count = validate.integer("num_requests", num_requests)
-    else:
-        raise ValueError("num_requests: got None, expected how many requests there are, or an improvement for each, [m]")
-    if num_requests is not None and validate.integer("num_requests", num_requests) != count:
-        raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
-    validate.integer("num_requests", count)
-    if until is not None and until.count not in (None, count):
-        raise ValueError(f"until: got {until.count} levels, expected 1 or {count}, one for each request")
+    count, settings, level = _count_requests(options), options.settings, options.level
+    axis_name, protected = options.axis_name, options.retain_axis is not None
+    if level is not None and level.count not in (None, count):
+        raise ValueError(f"until: got {level.count} levels, expected 1 or {count}, one for each request")
 
     def init(params: optax.Params) -> TransformState:
         check_params(params)
@@ -67,27 +50,43 @@ def combine_requests(
             raise ValueError("forget_grads: got an ImplicitStack on many devices, expected the gradients themselves")
         retain, forget = device_axes.averaged(updates, forget_grads, axis_name, settings.shard_axis)
         dtype = accumulation_dtype(updates)
-        required = jnp.zeros(count, dtype) + jnp.atleast_1d(at_step("improvement", improvement, state.step, dtype, (count,)))
-        longest = None if radius is None else at_step("radius", radius, state.step, dtype)
+        improvement = at_step("improvement", options.improvement, state.step, dtype, (count,))
+        required = jnp.zeros(count, dtype) + jnp.atleast_1d(improvement)
+        longest = None if options.radius is None else at_step("radius", options.radius, state.step, dtype)
         present = _present(forget_grads, forget_present, count, axis_name)
-        remaining = what_remains(until, forget_value, state.step, step_scale, like=required)
-        options = {"present": present, "protected": protected, "remaining": remaining}
-        combined, *measured = _launch(retain, forget, required, longest, settings, **options)
+        remaining = what_remains(level, forget_value, state.step, step_scale, like=required)
+        extra = {"present": present, "protected": protected, "remaining": remaining}
+        combined, *measured = _launch(retain, forget, required, longest, settings, **extra)
         hardness, requests = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(measured), tuple(state[1:]))
         return combined, TransformState(jnp.asarray(optax.safe_increment(state.step)), hardness, requests)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _present(forget: Tree | ImplicitStack | None, given: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
-    """Which requests are there: as given, on any of the devices, and as an implicit stack knows."""
-    if given is not None and (jnp.shape(given) != (count,) or jnp.result_type(given) != jnp.bool_):
-        raise ValueError(
-            f"forget_present: got {jnp.result_type(given)} of shape {jnp.shape(given)}, expected booleans of shape ({count},)"
-        )
-    present = jnp.ones(count, bool)
-    if given is not None:
-        present = device_axes.total(device_axes.own(jnp.asarray(given, jnp.int32), axis_name), axis_name) > 0
+def _count_requests(options: Options) -> int:
+    """The number of requests, from `improvement` if it is `[m]`, and from `num_requests`."""
+    improvement, num_requests = options.improvement, options.num_requests
+    if num_requests is not None:
+        validate.integer("num_requests", num_requests)
+    if callable(improvement) or jnp.ndim(improvement) != 1:
+        if num_requests is None:
+            raise ValueError("num_requests: got None, expected how many requests there are, or an improvement for each, [m]")
+        return int(num_requests)
+    count = int(jnp.shape(improvement)[0])
+    if num_requests not in (None, count):
+        raise ValueError(f"num_requests: got {num_requests}, expected {count} as in improvement")
+    return validate.integer("num_requests", count)
+
+
+def _present(forget: Tree | ImplicitStack | None, present: Any, count: int, axis_name: AxisName | None) -> Bool[Array, " m"]:
+    """Which requests have an example: on any of the devices, and in the implicit stack if the gradients are one."""
+    if present is None:
+        present = jnp.ones(count, bool)
+    else:
+        shape, dtype = jnp.shape(present), jnp.result_type(present)
+        if shape != (count,) or dtype != jnp.bool_:
+            raise ValueError(f"forget_present: got {dtype} of shape {shape}, expected booleans of shape ({count},)")
+        present = device_axes.total(device_axes.per_device(jnp.asarray(present, jnp.int32), axis_name), axis_name) > 0
     return present & forget.present() if isinstance(forget, ImplicitStack) else present
 
 
@@ -102,15 +101,15 @@ def _check_gradients(retain: Tree, forget: Tree | ImplicitStack | None, count: i
     if protected:
         validate.batch(names[0], retain)
     if isinstance(forget, ImplicitStack):
-        row, given = forget.params, forget.count
+        row, forget_count = forget.params, forget.count
     else:
         validate.gradients(names[1], forget)
-        given = validate.batch(names[1], forget)
+        forget_count = validate.batch(names[1], forget)
         row = jax.tree.map(_without_axis, forget)
-    if given != count:
-        raise ValueError(f"forget_grads: got {given} requests on axis 0, expected {count}")
-    one = jax.tree.map(_without_axis, retain) if protected else retain
-    validate.same_structure("forget_grads (one request)", row, names[0], one, hint=WRAPPERS)
+    if forget_count != count:
+        raise ValueError(f"forget_grads: got {forget_count} requests on axis 0, expected {count}")
+    retain_row = jax.tree.map(_without_axis, retain) if protected else retain
+    validate.same_structure("forget_grads (one request)", row, names[0], retain_row, hint=WRAPPERS)
 
 
 def _without_axis(x: Array) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""A level that the forget loss is to reach: what a step must improve is what is left of it."""
+"""A level for the forget loss to reach: the improvement required of a step is the remaining distance to it."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ class Remaining(NamedTuple):
 class Level:
     """A forget loss at which unlearning is done, for `transform(..., until=...)`.
 
-    Where the forget loss `L` is below the level, a step must raise it by what is left, `level - L`, but by no more than
-    `improvement` asks for. Between the level and `band` above it, the forget loss must not fall: HAMU-Q then spends the whole
+    Where the forget loss `L` is below the level, a step must raise it by the rest, `level - L`, but by no more than
+    `improvement`. Between the level and `band` above it, the forget loss must not fall: HAMU-Q then spends the whole
     step on the retain loss. Above the band the forget loss may fall back, by at most `L - level`. With one forget objective it
-    may not rise above the band either, to first order: a step that would is turned.
+    may not rise above the band either, to first order: a step that would do so is turned.
 
     Attributes:
       value: the level, in units of the loss; or one level for each of `m` requests.
-      learning_rate: by which the update is multiplied after the transform; a number or an optax schedule. It turns what is
-        left into an improvement per unit of learning rate.
+      learning_rate: the factor of the update after the transform; a number or an optax schedule. It turns the remaining rise
+        into an improvement per unit of learning rate.
       band: how far above the level the forget loss may be, in units of the loss.
 
     Raises:
@@ -63,11 +63,11 @@ class Level:
 
     @property
     def count(self) -> int | None:
-        """How many requests have a level of their own; None for one level."""
+        """The number of levels, one per request; None for a single level."""
         return None if np.ndim(self.value) == 0 else int(np.size(self.value))
 
     def gap(self, loss: Float[Array, "*m"]) -> Float[Array, "*m"]:
-        """What is left to the level, in units of the loss: negative above the band, 0 within it."""
+        """The remaining distance to the level, in units of the loss: negative above the band, 0 within it."""
         gap = jnp.asarray(self.value, loss.dtype) - loss
         return jnp.where((gap < 0) & (gap >= -self.band), 0.0, gap)
 
@@ -109,7 +109,7 @@ def as_level(until: Level | float | None, rule: Rule) -> Level | None:
 
 
 def what_remains(level: Level | None, value: Any, step: Array, scale: Any, *, like: Float[Array, "*m"]) -> Remaining | None:
-    """What is left to the level, from the extra arguments of `update`, in the shape and dtype of `like`.
+    """The remaining rise to the level, from the extra arguments of `update`, in the shape and dtype of `like`.
 
     Raises:
       ValueError: while tracing, for a missing forget loss or one of another shape.

@@ -1,4 +1,4 @@
-"""The state of our transformations, and how to read it."""
+"""The state of the transformations, and how to read it."""
 
 from typing import Any, NamedTuple, TypeAlias
 
@@ -12,8 +12,8 @@ from hamu_jax._kernel.blocks import Blocks, partition
 from hamu_jax._kernel.budget import Budget
 from hamu_jax._kernel.hardness import Geometry, Hardness
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
-from hamu_jax._transform.requests import Requests
 from hamu_jax._transform.step import describe
+from hamu_jax._transform.step_requests import Requests
 from hamu_jax.rules import hamu_q
 
 Number: TypeAlias = float | Float[Array, "..."] | optax.Schedule
@@ -34,7 +34,7 @@ class TransformState(NamedTuple):
 
 
 def get_hardness(state: Any) -> Hardness:
-    """The `Hardness` that the last update measured, from the state of any chain that holds one transform of ours.
+    """The `Hardness` that the last update measured, from the state of any chain with one transform of hamu_jax.
 
     Raises:
       ValueError: if there is none in `state`, or more than one.
@@ -52,11 +52,11 @@ def get_requests(state: Any) -> Requests:
 
 
 def _only(state: Any, kind: Any, name: str) -> Any:
-    """The one node of a kind in an optimizer's state."""
-    found = [leaf for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)) if isinstance(leaf, kind)]
-    if len(found) != 1:
-        raise ValueError(f"state: got {len(found)} hamu_jax {name} in it, expected 1")
-    return found[0]
+    """The one node of a type in an optimizer's state."""
+    nodes = [leaf for leaf in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)) if isinstance(leaf, kind)]
+    if len(nodes) != 1:
+        raise ValueError(f"state: got {len(nodes)} hamu_jax {name} in it, expected 1")
+    return nodes[0]
 
 
 def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int, ...] = ()) -> Array:
@@ -67,26 +67,26 @@ def at_step(name: str, value: Number, step: Array, dtype: Any, shape: tuple[int,
     """
     if not callable(value):
         return jnp.asarray(value, dtype)
-    given = validate.real_array(f"{name} (a schedule's result)", value(step))
-    if given.shape not in ((), shape):
+    result = validate.real_array(f"{name} (a schedule's result)", value(step))
+    if result.shape not in ((), shape):
         expected = "a number" if shape == () else f"a number or {shape}"
-        raise ValueError(f"{name}: got a schedule that returns shape {given.shape}, expected {expected}")
-    number = jnp.asarray(given, dtype)
+        raise ValueError(f"{name}: got a schedule that returns shape {result.shape}, expected {expected}")
+    number = jnp.asarray(result, dtype)
     return jnp.where(number >= 0, number, jnp.nan)
 
 
 def check_params(params: Any) -> None:
-    """Checks that parameters are floating-point; what `optax.tree.map_params` gives in their place has none, and passes."""
+    """Checks that parameters are floating-point; the placeholder that `optax.tree.map_params` passes instead is accepted."""
     validate.gradients("params", params, some=not _is_placeholder(params))
 
 
 def count_blocks(params: Any, blocks: Blocks) -> int:
-    """How many blocks there are; for a state that is made for its structure alone (`optax.tree.map_params`) none."""
+    """The number of blocks; 0 for a state of which only the structure is needed (`optax.tree.map_params`)."""
     return 0 if _is_placeholder(params) else len(partition(params, blocks).labels)
 
 
 def _is_placeholder(params: Any) -> bool:
-    """Whether this is what `optax.tree.map_params` makes a state of."""
+    """Whether this is the placeholder from which `optax.tree.map_params` initialises a state."""
     return type(params).__name__ == "_ParamsPlaceholder"
 
 

@@ -19,7 +19,7 @@ from hamu_jax.rules import Combination, Problem, Rule
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What stays the same from step to step: the rule, how blocks share the budget, how devices share the gradients."""
+    """The static options of a step: the rule, how blocks share the budget, how devices share the gradients."""
 
     rule: Rule
     blocks: Blocks
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     size of the parameters, which XLA keeps in memory because everything that follows reads it.
 
     Attributes:
-      grads: the gradients as they came.
+      grads: the gradients, unchanged.
       signs: -1 for a loss that must rise.
     """
 
@@ -44,13 +44,13 @@ class Rows(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """All that the rule needs to know of two gradients.
+    """All that a rule needs of two gradients.
 
     Attributes:
       gram: `[blocks, 2, 2]`, of the clipped rows.
-      residual: of the gradients as they came.
+      residual: of the unclipped gradients.
       clip: `[2]`, the clipping factors.
-      scale: `[2]`, what makes clipped rows of the gradients as they came: the clipping factors with the rows' signs.
+      scale: `[2]`, the factors from the gradients to the clipped rows: the clipping factors with the rows' signs.
     """
 
     gram: Float[Array, "blocks 2 2"]
@@ -72,7 +72,7 @@ def order(retain: Tree, forget: Tree, rule: Rule) -> Rows:
 
 
 def prepare(retain: Tree, forget: Tree, settings: Settings) -> tuple[Rows, Partition, Packing]:
-    """The rows and their blocks, with small leaves stacked, and what takes the stacks apart."""
+    """The rows and their blocks, with small leaves stacked, and the `Packing` that unstacks them."""
     blocks = partition(retain, settings.blocks, settings.shard_axis)
     packed = packing(retain, forget, blocks)
     return order(packed.pack(retain), packed.pack(forget), settings.rule), packed.partition(blocks), packed
@@ -93,7 +93,7 @@ def allocate(
     settings: Settings,
     remaining: Remaining | None = None,
 ) -> Budget:
-    """Shares the required improvement out; `radius=None` is the norm of the free gradient (the learning-rate radius)."""
+    """Divides the required improvement among the blocks; `radius=None` means the norm of the free gradient."""
     squares = jnp.diagonal(measured.gram, axis1=-2, axis2=-1)
     longest = radii(squares[:, 0], radius)
     free, guaranteed = longest**2 if settings.distribution == "cosine" else squares[:, 0], squares[:, 1]
@@ -107,11 +107,11 @@ def allocate(
 
 
 def limited(required: Float[Array, "..."], remaining: Remaining | None, clip: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The shares, scaled down so that all blocks together require no more than what remains to the level.
+    """The shares, scaled down so that all blocks together require no more than the remaining rise to the level.
 
     Args:
       required: `[blocks]`, each block's share; `[blocks, m]` of `m` requests.
-      remaining: what is left to the level; a fall that is allowed is limited as a required rise is. None: no level.
+      remaining: the remaining rise to the level; an allowed fall is limited in the same way. None: no level.
       clip: the factor by which the gradient of the forget loss was clipped.
     """
     if remaining is None:
@@ -130,14 +130,14 @@ def radii(free_square: Float[Array, " blocks"], radius: Float[Array, ""] | None)
 def usable(finite: Bool[Array, " blocks"], budget: Budget) -> Bool[Array, " blocks"]:
     """Whether a block's gradients are finite and, where all blocks' are, its share is a number and its radius a length.
 
-    What schedules and distribution functions return is known here only; a negative share of theirs has become NaN.
+    The results of schedules and distribution functions are known only here; negative ones have become NaN.
     """
     shares_fit = jnp.all(jnp.isfinite(budget.improvement), axis=tuple(range(1, budget.improvement.ndim)))
     fits = shares_fit & jnp.isfinite(budget.radius) & (budget.radius >= 0)
     return finite & (fits | ~jnp.all(finite))  # a gradient that is not finite spoils the shares of other blocks
 
 
-def solve(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
+def solve_blocks(measured: Measurement, budget: Budget, rule: Rule) -> Combination:
     """The rule's answer for every block."""
     problem = Problem(measured.gram, measured.geometry().residual, budget.improvement, budget.radius, budget.most)
     return jax.vmap(rule.solve)(problem)
@@ -159,11 +159,11 @@ def step(
     *,
     remaining: Remaining | None = None,
 ) -> tuple[Tree, Hardness]:
-    """The update (to be subtracted) and what was measured on the way."""
+    """The update (to be subtracted) and the hardness that was measured."""
     rows, blocks, packed = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
     budget = allocate(measured, improvement, radius, settings, remaining)
-    combination = solve(measured, budget, settings.rule)
+    combination = solve_blocks(measured, budget, settings.rule)
     geometry = measured.geometry()
     finite = usable(jnp.all(jnp.isfinite(measured.gram), axis=(-2, -1)) & jnp.isfinite(geometry.residual), budget)
     hardness = describe(
@@ -179,7 +179,7 @@ def step(
 
 
 def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
-    """One more pass: the combination of the gradients, or zero, in the retain gradient's dtypes."""
+    """The combination of the gradients, or zero, in the retain gradient's dtypes; one more pass over the gradients."""
     return combine_rows(
         rows.grads,
         combination.rows * measured.scale[None, :],
@@ -199,7 +199,7 @@ def describe(
     finite: Bool[Array, " blocks"],
     rule: Rule,
 ) -> Hardness:
-    """Puts names to the numbers, in the public orientation: retain and forget, the forget loss to rise."""
+    """The `Hardness` of the measured numbers, in terms of the retain and the forget gradient instead of rows."""
     total = whole(geometry)
     kappa_1, kappa_2 = geometry.thresholds(budget)
     total_budget = Budget(jnp.sum(budget.improvement), jnp.sqrt(jnp.sum(budget.radius**2)))

@@ -13,8 +13,8 @@ from hamu_jax._base import validate
 from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.inner_products import Tree, accumulation_dtype
-from hamu_jax._transform.options import check_options
-from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve, usable
+from hamu_jax._transform.options import Options
+from hamu_jax._transform.step import Measurement, Settings, allocate, decrease, measure, prepare, solve_blocks, usable
 
 
 class TradeOff(NamedTuple):
@@ -35,7 +35,7 @@ class TradeOff(NamedTuple):
     free: Float[Array, ""]
 
 
-def trade_off(
+def trade_off(  # noqa: D417  (`transform` documents the options)
     retain_grads: Tree,
     forget_grads: Tree,
     *,
@@ -51,13 +51,12 @@ def trade_off(
     `(q/|g_f|^2) kappa - |p| sqrt(r^2 - q^2/|g_f|^2)` above `q = -kappa r/|g_r|` and `-r |g_r|` below, where `p` is the part of
     `g_r` orthogonal to `g_f`. With more blocks it is the sum of the blocks' own curves under `distribution`.
 
+    `radius`, `blocks`, `distribution` and `clip_norm` are those of `transform`; also with `clip_norm`, the changes are those of
+    the losses themselves.
+
     Args:
       retain_grads: gradient of the retain loss, a pytree.
       forget_grads: gradient of the forget loss, the same structure.
-      radius: as in `transform`, as are the following three.
-      blocks: the blocks.
-      distribution: how blocks share the required improvement.
-      clip_norm: clip both gradients first; the changes remain those of the losses themselves.
       points: number of points on the curve.
 
     Returns:
@@ -78,23 +77,22 @@ def trade_off(
     points = validate.integer("points", points, at_least=2)
     if radius is not None and not isinstance(radius, Tracer):
         validate.constant("radius", radius)
-    clip_norm = check_options(blocks, distribution, clip_norm)
+    options = Options(rule=rules.hamu_q(), blocks=blocks, distribution=distribution, clip_norm=clip_norm)
     validate.gradients("retain_grads", retain_grads, some=True)
     validate.gradients("forget_grads", forget_grads)
     validate.same_structure("forget_grads", forget_grads, "retain_grads", retain_grads)
-    settings = Settings(rules.hamu_q(), blocks, distribution, clip_norm)
     longest = None if radius is None else jnp.asarray(radius, accumulation_dtype(retain_grads))
-    return _curve(retain_grads, forget_grads, longest, settings, points)
+    return _curve(retain_grads, forget_grads, longest, options.settings, points)
 
 
 def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settings, points: int) -> TradeOff:
-    """The curve from one measurement; every point solves the blocks' scalar problems only."""
+    """The curve, from one measurement of the gradients; each point only solves the blocks' scalar problems."""
     rows, blocks, _ = prepare(retain, forget, settings)
     measured = measure(rows, blocks, settings.clip_norm)
-    one = allocate(measured, jnp.ones((), measured.gram.dtype), radius, settings)  # shares are linear in the improvement
-    reach = one.radius * measured.geometry().guaranteed
-    sharing = one.improvement > 0
-    largest = jnp.min(jnp.where(sharing, reach / jnp.where(sharing, one.improvement, 1.0), jnp.inf))
+    unit = allocate(measured, jnp.ones((), measured.gram.dtype), radius, settings)  # shares are linear in the improvement
+    reach = unit.radius * measured.geometry().guaranteed
+    sharing = unit.improvement > 0
+    largest = jnp.min(jnp.where(sharing, reach / jnp.where(sharing, unit.improvement, 1.0), jnp.inf))
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
 
     def changes(improvement: Array) -> Array:
@@ -102,27 +100,27 @@ def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settin
 
     grid = jnp.linspace(0.0, largest, points, dtype=largest.dtype)
     curve = jax.vmap(changes)(grid)
-    fits = usable(jnp.ones(one.radius.shape, bool), one)
-    found = TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
-    return jax.tree.map(lambda x: jnp.where(jnp.all(fits), x, jnp.nan), found)
+    fits = usable(jnp.ones(unit.radius.shape, bool), unit)
+    result = TradeOff(grid, curve[:, 0], curve[:, 1], largest, _last_free(lambda q: changes(q)[0], largest))
+    return jax.tree.map(lambda x: jnp.where(jnp.all(fits), x, jnp.nan), result)
 
 
 def _changes(measured: Measurement, improvement: Array, radius: Array | None, settings: Settings) -> Float[Array, "2"]:
     """Predicted changes of the retain and of the forget loss when `improvement` is required."""
-    combination = solve(measured, allocate(measured, improvement, radius, settings), settings.rule)
+    combination = solve_blocks(measured, allocate(measured, improvement, radius, settings), settings.rule)
     fall = jnp.sum(decrease(measured, combination), axis=0)
     return jnp.stack([-fall[0], fall[1]])
 
 
 def _last_free(change: Callable[[Array], Array], largest: Array) -> Array:
-    """The end of the interval from 0 where a convex change that is not positive at 0 stays so, by bisection."""
+    """The largest value up to which a convex change, not positive at 0, stays not positive; by bisection."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
         return jnp.where(change(middle) > 0, low, middle), jnp.where(change(middle) > 0, middle, high)
 
-    steps = jnp.finfo(largest.dtype).nmant  # a bit each
+    steps = jnp.finfo(largest.dtype).nmant  # each step adds a bit
     low, _ = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(largest), largest))
     return jnp.where(change(largest) > 0, low, largest)
 

@@ -1,8 +1,10 @@
-"""The optax gradient transformations."""
+"""HAMU as an optax transformation, alone and with a learning rate, and as a measurement without a step."""
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
+import numpy as np
 import optax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from hamu_jax import rules
@@ -12,11 +14,10 @@ from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness
 from hamu_jax._kernel.inner_products import Tree
-from hamu_jax._transform.combine import check_reach, combine
+from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
+from hamu_jax._transform.options import Variant, hamu_rule
 from hamu_jax._transform.state import Number, get_hardness
-
-Variant: TypeAlias = Literal["q", "u"]
 
 
 def transform(
@@ -56,20 +57,20 @@ def transform(
       variant: `"q"` promises the forget improvement, `"u"` the retain improvement.
       radius: the longest step a block may take, per unit of learning rate; a number or an optax schedule. None is the
         paper's learning-rate radius: the norm of the block's retain gradient (variant "u": forget gradient).
-      blocks: `"leaf"` solves one problem per tensor, `"global"` one for the model; or a function from a key path
+      blocks: `"leaf"` solves one problem per tensor, `"global"` one for the whole model; or a function from a key path
         (`jax.tree_util`) to a hashable label, or to `hamu_jax.Stacked(label)` if the leaf's leading axis counts blocks.
       distribution: how blocks share `improvement`: `"grad_norm"`, `"uniform"`, `"softmax"`, `"relative"`, `"cosine"` or a
         function of the blocks' `|g_r|^2`, `|g_f|^2` and `kappa` that returns factors `[blocks]` (docs/mathematics.md,
-        section 3). With
-        `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None. With `"cosine"` it is
-        the share of what the ball allows, `q r |g_f|`, whatever the radius: feasible whenever it is below 1.
+        section 3). With `"relative"`, `improvement` is a cosine: feasible whenever it is below 1 and `radius` is None. With
+        `"cosine"` it is the share of what the ball allows, `q r |g_f|`, whatever the radius: feasible whenever it is below 1.
       infeasible: `"scale"`, `"ascend"` or `"skip"`, as in `rules.hamu_q`.
-      clip_norm: clip each of the two gradients to this norm over all blocks first. Done on inner products: free.
-      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one a deletion request) on that leading
+      clip_norm: clip each of the two gradients to this norm over all blocks first. It is done on inner products, at no cost.
+      forget_axis: 0 says that `forget_grads` carries `m` objectives (examples, or one per deletion request) on that leading
         axis, or is an `ImplicitStack` for them. Each is then promised its improvement (`rules.projected`): `improvement` is
         one number for all, or `[m]`; if not all can be met, every one gets the same, largest possible fraction.
         `get_requests` reads what was promised. `update` takes `forget_present`, booleans `[m]` (`Groups.present`): a request
-        that is not there asks nothing. Without it, a gradient of 0 is one to which nothing can be promised, and so to none.
+        that is absent has no requirement. Without it, a request with a gradient of 0 counts as one that no step can help, and
+        then there is no step for any.
       retain_axis: 0 says that the retain gradient carries groups on its leading axis: their mean is the objective, and none
         may get worse to first order.
       num_requests: `m`, needed with `forget_axis` unless `improvement` is `[m]`.
@@ -78,11 +79,11 @@ def transform(
         have been averaged (`paired_value_and_grad(..., axis_name=...)`, which also weighs examples), and under `jit`, which
         needs no names.
       shard_axis_name: inside them, the axis over which every leaf of both gradients is split (FSDP): each device holds a
-        part, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
-        told apart; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
-      until: the forget loss at which unlearning is done, a number or a `Level`. `improvement` is then the most that a step may
-        be asked for, and `update` takes the forget loss as `forget_value=` (and, where something else scales the update after
-        the learning rate, that factor as `step_scale=`). Variant "q" only.
+        shard, and inner products are summed over the axis. With `check_vma=True` leaves that are whole on every device are
+        recognised; otherwise there must be none. A leaf of `Stacked` blocks must not be split along its leading axis.
+      until: the forget loss at which unlearning is done, a number or a `Level`. `improvement` is then the most that is required
+        of a step, and `update` takes the forget loss as `forget_value=` (and, if the update is scaled by another factor
+        after the learning rate, that factor as `step_scale=`). Variant "q" only.
 
     Returns:
       An `optax.GradientTransformationExtraArgs`; see `combine` for its `update`. `get_hardness` reads its state.
@@ -102,13 +103,12 @@ def transform(
 
     Source: paper section 4; docs/mathematics.md, sections 1 to 4.
     """
-    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
     validate.axis("forget_axis", forget_axis)
     if forget_axis is not None and (variant != "q" or infeasible != "scale"):
         raise ValueError(f"forget_axis: got 0 with variant={variant!r}, infeasible={infeasible!r}, expected 'q' and 'scale'")
-    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible) if forget_axis is None else rules.projected()
+    rule = hamu_rule(variant, infeasible) if forget_axis is None else rules.projected()
     validate.number("improvement", improvement, many=rule.many)
-    check_reach(improvement, radius, distribution)
+    _check_reach(improvement, radius, distribution)
     return combine(
         rule,
         improvement=improvement,
@@ -124,7 +124,7 @@ def transform(
     )
 
 
-def hamu(
+def hamu(  # noqa: D417  (`transform` documents the options)
     learning_rate: optax.ScalarOrSchedule,
     improvement: Number,
     *,
@@ -143,24 +143,13 @@ def hamu(
 ) -> optax.GradientTransformationExtraArgs:
     """`transform` chained with a learning rate: plain gradient steps, the form in which its promises hold.
 
-    `optax.inject_hyperparams(hamu)` works for the learning rate, improvement and radius; name numbers that are compiled in
-    (`clip_norm`, `num_requests`, `forget_axis`) and functions (`blocks`, `distribution`) in its `static_args`.
+    All options but `learning_rate` are those of `transform`. `optax.inject_hyperparams(hamu)` works for the learning rate,
+    improvement and radius; name numbers that are compiled in (`clip_norm`, `num_requests`, `forget_axis`) and functions
+    (`blocks`, `distribution`) in its `static_args`.
 
     Args:
       learning_rate: a number or an optax schedule.
-      improvement: as in `transform`, as are the following.
-      variant: which loss is promised to improve.
-      radius: the longest step of a block.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: what to do where the requirement can't be met.
-      clip_norm: clip both gradients first.
-      forget_axis: 0 for many forget objectives.
-      retain_axis: 0 for protected groups.
-      num_requests: how many forget objectives there are.
-      axis_name: the axis of devices over which batches are split.
-      shard_axis_name: the axis of devices over which every leaf is split.
-      until: the forget loss at which unlearning is done; of a number the learning rate is this one.
+      until: the forget loss at which unlearning is done; the level of a plain number has this learning rate.
 
     Raises:
       ValueError: as `transform`.
@@ -191,13 +180,11 @@ def hamu(
 def planned(
     improvement: Number, *, variant: Variant, infeasible: rules.Infeasible, **options: Any
 ) -> optax.GradientTransformationExtraArgs:
-    """`transform` for a step that is measured and not taken: it may ask for more than any step can give."""
-    validate.choice("variant", variant, get_args(Variant), "'q' or 'u'")
-    rule = (rules.hamu_q if variant == "q" else rules.hamu_u)(infeasible)
-    return combine(rule, improvement=improvement, **options)
+    """`transform` for a step that is measured and not taken: its improvement may be infeasible."""
+    return combine(hamu_rule(variant, infeasible), improvement=improvement, **options)
 
 
-def hardness(
+def hardness(  # noqa: D417  (`transform` documents the options)
     retain_grads: Tree,
     forget_grads: Tree,
     improvement: float | Float[Array, ""] = 0.0,
@@ -211,16 +198,13 @@ def hardness(
 ) -> Hardness:
     """Measures how hard unlearning is at one point: what `transform` would record, without a step.
 
+    The keyword arguments are those of `transform`; where the requirement can't be met, the predicted changes are of the step
+    that `infeasible` names.
+
     Args:
       retain_grads: gradient of the retain loss, a pytree.
       forget_grads: gradient of the forget loss, the same structure.
       improvement: as in `transform`; with 0 only the thresholds and the predicted changes lose their meaning.
-      variant: as in `transform`, as are the following.
-      radius: the longest step.
-      blocks: the blocks.
-      distribution: how blocks share `improvement`.
-      infeasible: which step the predicted changes are of where the requirement can't be met.
-      clip_norm: clip both gradients first.
 
     Returns:
       The measurement; `block_labels(retain_grads, blocks)` names its entries.
@@ -248,3 +232,15 @@ def hardness(
     for name, grads in (("retain_grads", retain_grads), ("forget_grads", forget_grads)):
         validate.gradients(name, grads, some=True)
     return get_hardness(tx.update(retain_grads, tx.init(retain_grads), forget_grads=forget_grads)[1])
+
+
+def _check_reach(improvement: Number, radius: Number | None, distribution: Distribution) -> None:
+    """Checks that an improvement that is a cosine is at most 1: above it no step is feasible."""
+    if not isinstance(distribution, str) or callable(improvement) or isinstance(improvement, Tracer):
+        return
+    is_cosine = distribution == "cosine" or (distribution == "relative" and radius is None)
+    if is_cosine and np.any(np.asarray(improvement) > 1):
+        raise ValueError(
+            f"improvement: got {validate.shown(improvement)} with distribution={distribution!r}, expected a cosine, at most 1: "
+            "above it no step is feasible"
+        )

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hamu_jax._base import optional, validate
-from hamu_jax._datasets.fixed_size_batches import chunks
+from hamu_jax._datasets.fixed_size_batches import fixed_size_batches
 from hamu_jax._gradients.losses import Loss, check_data, example_weights, per_example
 
 
@@ -49,7 +49,7 @@ def values(metric: Loss, params: Any, data: Any, *, batch_size: int = 1024) -> F
     validate.integer("batch_size", batch_size)
     validate.function("metric", metric, "metric(params, batch) -> [batch]")
     found: list[np.ndarray] = []
-    for part, real in chunks(data, check_data("data", data, metric, params), batch_size):
+    for part, real in fixed_size_batches(data, check_data("data", data, metric, params), batch_size):
         numbers, weights = (np.asarray(x)[:real] for x in _values(metric, params, part))
         found.append(numbers[weights != 0])
     return np.concatenate(found)

@@ -9,21 +9,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.objectives._labelled import Apply, Labelled
+from hamu_jax.objectives._labelled import Apply, Labelled, mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric(Labelled):
     """A number per example, for `evaluate`, `Evaluation` and `values`. Made by the functions of `hamu_jax.metrics`.
 
-    Two metrics made alike are equal, so that jit does not compile again.
+    Two metrics with the same arguments are equal, so that jit does not compile again.
 
     Attributes:
       apply: `apply(params, batch) -> logits`, `[batch, classes]` or `[batch, time, vocabulary]`.
       label: where the batch holds its labels, `[batch]` or `[batch, time]`: a key or an index. -1 marks padding.
       score: `score(logits, labels) -> labels' shape`, or `score(logits, labels, reference_logits)` with a reference.
-      pool: from these and which of them are real to one number per example.
+      pool: from the scores and a mask of those that count to one number per example.
       reference: where the batch holds another model's logits, or a function `reference(batch) -> logits`.
     """
 
@@ -81,7 +80,7 @@ def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.eye(2), {"x": jnp.eye(2), "label": jnp.array([0, 0])}))
       [1. 0.]
     """
-    return Metric(apply, label, score=right, pool=_mean)
+    return Metric(apply, label, score=right, pool=mean)
 
 
 def entropy(apply: Apply, *, label: Any = "label") -> Metric:
@@ -102,7 +101,7 @@ def entropy(apply: Apply, *, label: Any = "label") -> Metric:
       >>> print(metric(jnp.zeros((2, 4)), {"x": jnp.eye(2), "label": jnp.array([0, -1])}))
       [1.3862944 0.       ]
     """
-    return Metric(apply, label, score=_entropy, pool=_mean)
+    return Metric(apply, label, score=_entropy, pool=mean)
 
 
 def probability(apply: Apply, *, label: Any = "label") -> Metric:
@@ -148,7 +147,7 @@ def kl_divergence(apply: Apply, reference: Any, *, label: Any = "label") -> Metr
       >>> print(metric(jnp.array([[0.8, 0.2]]), batch).round(3))
       [0.223]
     """
-    return Metric(apply, label, score=_divergence, pool=_mean, reference=reference)
+    return Metric(apply, label, score=_divergence, pool=mean, reference=reference)
 
 
 def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
@@ -169,18 +168,12 @@ def agreement(apply: Apply, reference: Any, *, label: Any = "label") -> Metric:
       >>> print(agreement(apply, lambda batch: batch["x"])(jnp.array([[1.0, 0.0], [1.0, 0.0]]), batch))
       [1. 0.]
     """
-    return Metric(apply, label, score=_agree, pool=_mean, reference=reference)
-
-
-def _mean(values: Float[Array, "*labels"], real: Bool[Array, "*labels"]) -> Float[Array, " batch"]:
-    """The mean over each example's real labels."""
-    axes = tuple(range(1, values.ndim))
-    return ratio(jnp.sum(jnp.where(real, values, 0.0), axis=axes), jnp.sum(real, axis=axes).astype(values.dtype))
+    return Metric(apply, label, score=_agree, pool=mean, reference=reference)
 
 
 def _exp_mean(values: Float[Array, "*labels"], real: Bool[Array, "*labels"]) -> Float[Array, " batch"]:
     """The exponential of the mean."""
-    return jnp.exp(_mean(values, real))
+    return jnp.exp(mean(values, real))
 
 
 def lowest_log(logits: Float[Array, "*labels classes"]) -> Float[Array, ""]:

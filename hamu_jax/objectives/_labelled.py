@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax._kernel.inner_products import accumulation_dtype
+from hamu_jax._kernel.inner_products import accumulation_dtype, ratio
 
 Apply: TypeAlias = Callable[[Any, Any], Float[Array, "batch *time classes"]]
 
@@ -76,9 +76,19 @@ class Labelled:
             )
 
 
-def over_time(values: Float[Array, " batch *time"]) -> Float[Array, " batch"]:
-    """The sum over all axes but the first."""
-    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+def total(values: Float[Array, " batch *time"], counted: Bool[Array, " batch *time"]) -> Float[Array, " batch"]:
+    """The sum over each example's counted predictions."""
+    return jnp.sum(jnp.where(counted, values, 0.0), axis=tuple(range(1, values.ndim)))
+
+
+def mean(values: Float[Array, " batch *time"], counted: Bool[Array, " batch *time"]) -> Float[Array, " batch"]:
+    """The mean over each example's counted predictions; 0 if it has none."""
+    return ratio(total(values, counted), count(counted, values.dtype))
+
+
+def count(counted: Bool[Array, " batch *time"], dtype: Any = jnp.float32) -> Float[Array, " batch"]:
+    """How many predictions of each example count."""
+    return jnp.sum(counted.astype(dtype), axis=tuple(range(1, counted.ndim)))
 
 
 def _check_kind(name: str, label: Any, labels: Any) -> None:

@@ -1,4 +1,4 @@
-"""The change of sign of a loss that must fall on the forget set, and what losses made of other losses share."""
+"""The change of sign of a loss that must fall on the forget set, and helpers for losses of losses."""
 
 import dataclasses
 from typing import Any
@@ -18,7 +18,7 @@ def check_all(losses: tuple[Loss, ...], params: Any, batch: Any, name: str) -> N
 
 
 def own_weights(loss: Loss, batch: Any) -> Float[Array, " batch"]:
-    """A loss's weights; 1 for each example of a loss that knows no padding."""
+    """The weights of a loss; 1 for each example if the loss has no padding."""
     return example_weights(loss, batch, validate.batch("batch", batch), None)
 
 

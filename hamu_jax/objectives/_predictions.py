@@ -10,8 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from hamu_jax._base import validate
-from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.objectives._labelled import Apply, Labelled, over_time
+from hamu_jax.objectives._labelled import Apply, Labelled, count, mean, total
 
 Teacher: TypeAlias = Callable[[Any], Float[Array, "batch *time classes"]]
 Per: TypeAlias = Literal["token", "sequence"]
@@ -19,13 +18,11 @@ Per: TypeAlias = Literal["token", "sequence"]
 
 @dataclasses.dataclass(frozen=True)
 class Predictions(Labelled):
-    """What losses of logits share: how an example's predictions that count are brought together."""
+    """A loss of labelled predictions: the mean over each example's counted ones, weighted by their number."""
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One loss per example, the mean over its counted predictions; 0 if it has none."""
-        counted = self.counted(batch)
-        losses = jnp.where(counted, self.each(params, batch), 0.0)
-        return ratio(over_time(losses), over_time(counted.astype(losses.dtype)))
+        return mean(self.each(params, batch), self.counted(batch))
 
     def each(self, params: Any, batch: Any) -> Float[Array, " batch *time"]:
         """One loss per prediction; finite, but without meaning, where it does not count."""
@@ -36,12 +33,12 @@ class Predictions(Labelled):
         return self.masked(self.apply(params, batch), batch, "apply")
 
     def masked(self, logits: Float[Array, "batch *time classes"], batch: Any, name: str) -> Float[Array, "batch *time classes"]:
-        """`logits` in float32 or wider, 0 where the prediction does not count: there, nothing reaches value or gradient."""
+        """`logits` in float32 or wider, 0 where the prediction does not count: these reach neither value nor gradient."""
         return jnp.where(self.counted(batch)[..., None], self.classified(name, logits, batch), 0.0)
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
-        """How many predictions of each example count: the weighted mean over a batch is that over its predictions."""
-        return over_time(self.counted(batch).astype(jnp.float32))
+        """How many predictions of each example count: the weighted mean over a batch is the mean over its predictions."""
+        return count(self.counted(batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +69,7 @@ class CausalCrossEntropy(CrossEntropy):
         """One cross-entropy per sequence, the mean or the sum over its counted tokens."""
         if self.per == "token":
             return super().__call__(params, batch)
-        return over_time(jnp.where(self.counted(batch), self.each(params, batch), 0.0))
+        return total(self.each(params, batch), self.counted(batch))
 
     def weights(self, batch: Any) -> Float[Array, " batch"]:
         """The number of counted tokens; with `per="sequence"` 1, or 0 for a sequence without any."""
@@ -121,12 +118,12 @@ def causal_cross_entropy(apply: Apply, *, label: Any = "label", per: Per = "toke
 
     With `per="token"` the loss of a sequence is the mean over its counted tokens and its weight is their number, so that a
     batch's mean is the mean over all its counted tokens, as in the paper's experiments. With `per="sequence"` the loss is
-    the sum, minus the log-probability of the whole answer, and every sequence has weight 1: what `npo` and `dpo` are
-    defined on. A sequence without counted tokens has loss 0 and weight 0.
+    the sum, minus the log-probability of the whole answer, and every sequence has weight 1, as `npo` and `dpo`
+    require. A sequence without counted tokens has loss 0 and weight 0.
 
     Args:
       apply: `apply(params, batch) -> logits [batch, time, vocabulary]`, aligned with the labels: `logits[:, t]` predicts
-        `label[:, t]` (shift one of them yourself).
+        `label[:, t]` (the caller shifts one of them).
       label: where the batch holds its labels `[batch, time]`: a key or an index. -1 is not counted (prompt, padding).
       per: `"token"` or `"sequence"`.
 
@@ -152,15 +149,16 @@ def causal_cross_entropy(apply: Apply, *, label: Any = "label", per: Per = "toke
 def kl(apply: Apply, teacher: Teacher, *, label: Any = "label") -> Divergence:
     """Kullback-Leibler divergence from a fixed model, the original one: `sum_c p_teacher log(p_teacher / p)`, in nats.
 
-    A retain loss that keeps the model where it was, and SCRUB's forget loss, which is to rise. Over tokens it is a mean
-    with the token-weighted batch mean of `causal_cross_entropy`. It is at least 0 up to rounding, and 0 with gradient 0 where
-    the models agree. The paper's code counts the prompt's tokens too: give labels that mark them as counted for that.
+    It is a retain loss that keeps the model close to the original one, or SCRUB's forget loss, which must rise. Over tokens
+    it is a mean with the token-weighted batch mean of `causal_cross_entropy`. It is at least 0 up to rounding, and 0 with
+    gradient 0 where the models agree. The paper's code counts the prompt's tokens too: for that, give labels that mark them
+    as counted.
 
-    The fixed model costs one more forward pass per step. A `teacher` that closes over parameters is baked into the compiled
-    program as constants: measured with 32 million float32 parameters on a CPU (jax 0.10, with either setting of
+    The fixed model costs one more forward pass per step. A `teacher` that closes over parameters makes them constants of the
+    compiled program: measured with 32 million float32 parameters on a CPU (jax 0.10, with either setting of
     `jax_use_simplified_jaxpr_constants`), the first call took 3.1 s instead of 0.2 s and two more copies of them in memory,
     while a step took no longer. For a big model evaluate it once and store its logits in the data,
-    `teacher=lambda batch: batch["teacher"]`. With LoRA, let it be the model with the adapter switched off.
+    `teacher=lambda batch: batch["teacher"]`. With LoRA, use the model with the adapter switched off.
 
     Args:
       apply: `apply(params, batch) -> logits`, `[batch, classes]` or `[batch, time, vocabulary]`.

@@ -1,4 +1,4 @@
-"""Preferences: losses that compare an answer's probability with the original model's, or with another answer's."""
+"""Preference losses: they compare an answer's probability with the original model's, or with another answer's."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Reference: TypeAlias = Callable[[Any], Float[Array, " batch"]]
 
 
 def _referred(name: str, reference: Reference, batch: Any, losses: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """What a reference returns, checked to be one number per example."""
+    """The result of a reference, checked to be one number per example."""
     values = reference(batch)
     if values.shape != losses.shape:
         raise ValueError(f"{name}: got shape {values.shape}, expected {losses.shape}: one loss per example")
@@ -25,7 +25,7 @@ def _referred(name: str, reference: Reference, batch: Any, losses: Float[Array, 
 
 @dataclasses.dataclass(frozen=True)
 class Preference:
-    """What preference losses share: each example counts once, however many tokens it has, and padding not at all."""
+    """The base of preference losses: each example counts once, whatever its number of tokens, and padding does not count."""
 
     loss: Loss
 
@@ -36,7 +36,7 @@ class Preference:
         return jnp.where(counted, values, 0.0)
 
     def margin(self, params: Any, batch: Any) -> Float[Array, " batch"]:
-        """What the preference is about: large is preferred."""
+        """The margin: the larger, the more the answer is preferred."""
         raise NotImplementedError
 
     def of(self, margin: Float[Array, " batch"]) -> Float[Array, " batch"]:
@@ -119,7 +119,7 @@ def npo(loss: Loss, reference: Reference, *, beta: float = 0.1) -> NPO:
     """Negative preference optimisation, `-2/beta log sigmoid(-beta log(p / p_original))`, to be lowered.
 
     Its gradient is that of gradient ascent on `loss`, weighed by `2 p^beta / (p^beta + p_original^beta)`: 1 at the start,
-    vanishing for what is forgotten. As `beta` goes to 0 it is gradient ascent. Every example counts once.
+    and close to 0 for forgotten examples. As `beta` goes to 0 it is gradient ascent. Every example counts once.
 
     Args:
       loss: minus the log-probability of each answer: `cross_entropy`, or `causal_cross_entropy(..., per="sequence")`.
@@ -174,7 +174,7 @@ def simnpo(loss: Loss, *, beta: float = 2.5, gamma: float = 0.0) -> SimNPO:
 
 
 def dpo(preferred: Loss, rejected: Loss, *, reference: Reference, rejected_reference: Reference, beta: float = 0.1) -> DPO:
-    """Direct preference optimisation: rather one answer (a refusal, "I don't know") than another (what is to be forgotten).
+    """Direct preference optimisation: prefers one answer (a refusal, "I don't know") to another (the one in the forget set).
 
     `-log sigmoid(beta log(p(w) / p_original(w)) - beta log(p(l) / p_original(l)))`, `w` preferred to `l`, to be lowered. TOFU's
     simpler variant just trains on refusals: `lowered(causal_cross_entropy(apply_to_refusals, label="refusal"))`.
@@ -182,7 +182,7 @@ def dpo(preferred: Loss, rejected: Loss, *, reference: Reference, rejected_refer
     Args:
       preferred: minus the log-probability of the preferred answers, `causal_cross_entropy(..., per="sequence")` or
         `cross_entropy`; it reads its part of the batch.
-      rejected: the same of the rejected answers.
+      rejected: minus the log-probability of the rejected answers.
       reference: `reference(batch) -> [batch]`, `preferred` of the original model, as in `npo`.
       rejected_reference: `rejected` of the original model.
       beta: inverse temperature, above 0.

@@ -1,4 +1,4 @@
-"""Random labels, for methods that teach a model wrong answers."""
+"""Random labels, for methods that train a model on wrong labels."""
 
 import numpy as np
 from jaxtyping import Int, Integer

@@ -33,7 +33,7 @@ class Scrub:
 
 
 def scrub(loss: Loss, divergence: Loss, *, alpha: float = 0.001, gamma: float = 0.99) -> Scrub:
-    """SCRUB's retain loss, `alpha KL + gamma CE`. Its forget loss, to rise, is the divergence itself.
+    """SCRUB's retain loss, `alpha KL + gamma CE`. Its forget loss, which must rise, is the divergence.
 
     Args:
       loss: the task's loss, `cross_entropy` for example.

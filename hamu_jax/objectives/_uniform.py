@@ -1,4 +1,4 @@
-"""Losses of a model that should know nothing: the uniform distribution, and entropy."""
+"""Losses for uninformative predictions: the uniform distribution, and entropy."""
 
 import dataclasses
 from typing import Any
@@ -32,7 +32,7 @@ class Entropy(Predictions):
 
 
 def uniform(apply: Apply, *, label: Any = "label") -> Uniform:
-    """Cross-entropy to the uniform distribution, `-sum_c log(p_c) / classes`: lowered, it makes a model say nothing.
+    """Cross-entropy to the uniform distribution, `-sum_c log(p_c) / classes`: lowered, it makes predictions uninformative.
 
     It is the divergence of the prediction from the uniform distribution plus `log(classes)`, its least value. As a
     forget loss use `lowered(uniform(apply))`. It grows without bound where a class gets no probability; `entropy` does not.
@@ -56,7 +56,7 @@ def uniform(apply: Apply, *, label: Any = "label") -> Uniform:
 
 
 def entropy(apply: Apply, *, label: Any = "label") -> Entropy:
-    """The entropy of the prediction, `-sum_c p_c log p_c`, in nats: a forget loss, to rise up to `log(classes)`.
+    """The entropy of the prediction, `-sum_c p_c log p_c`, in nats: a forget loss that rises up to `log(classes)`.
 
     Args:
       apply: as in `kl`.

@@ -1,7 +1,7 @@
 """Combination rules: from the inner products of the objectives' gradients to the update's coefficients.
 
-A rule knows nothing of parameters, layers, devices or learning rates. It is given one block's `Problem` and returns a
-`Combination`; `hamu_jax.combine` makes it an optax transformation. Rows are gradients of losses to be minimised: row 0
+A rule knows nothing of parameters, layers, devices or learning rates. It takes one block's `Problem` and returns a
+`Combination`; `hamu_jax.combine` makes an optax transformation of it. Rows are gradients of losses to be minimised: row 0
 is the retain gradient `g_r`, row 1 is `-g_f`, so that a conflict is a negative inner product.
 
 | rule | the update `u` (subtracted) | promises, to first order |
@@ -20,12 +20,13 @@ is the retain gradient `g_r`, row 1 is `-g_f`, so that a conflict is a negative 
 
 The last eight require nothing: `improvement`, `radius` and `distribution` of `hamu_jax.combine` do not change their step. Their
 papers take inner products of whole gradients: `hamu_jax.combine(rules.gru(), blocks="global")`. With the default,
-`blocks="leaf"`, each tensor is a problem of its own: what is promised then holds in each, and in their sum.
+`blocks="leaf"`, each tensor is a problem of its own: the promises then hold for each tensor, and for their sum.
 """
 
 from hamu_jax.rules._bargaining import cagrad, mgda, nash
 from hamu_jax.rules._baselines import ascent, descent, gdiff, gru, pcgrad
-from hamu_jax.rules._hamu import Infeasible, hamu_q, hamu_u, projected
+from hamu_jax.rules._hamu_closed_form import Infeasible, hamu_q, hamu_u
+from hamu_jax.rules._projected.rule import projected
 from hamu_jax.rules._rule import Combination, Problem, Rule
 
 __all__ = [

@@ -1,6 +1,6 @@
-"""Rules of multi-objective optimisation: the two objectives bargain, and neither is promised anything of its own.
+"""Rules of multi-objective optimisation: both objectives get a share of the step, and neither has a requirement.
 
-All three have a closed form for two objectives, in the plane of both rows. With `e` the unit vector from row 1 to row 0 and
+For two objectives all three have a closed form in the plane of both rows. With `e` the unit vector from row 1 to row 0 and
 `n` the one orthogonal to it, on the side of both rows, the line through both rows is `height n + t e`.
 """
 
@@ -87,12 +87,12 @@ def nash() -> Rule:
 
     Length: always `sqrt(2)`, the root of `sum_i alpha_i (K alpha)_i`: the coefficients as the equation gives them, without
     further normalisation (in float32 to 1e-6 divided by the sine of the angle between the rows). It does not shrink with the
-    gradients, so the learning rate alone decides how far a block moves, and must decay if the run is to settle. Nor does it
-    shrink as the rows become opposite, where both gain next to nothing, and the direction rests on the little by which they
-    are not.
+    gradients: the learning rate alone decides how far a block moves, and must decay for the run to converge. It does not
+    shrink either as the rows become opposite, where both objectives gain almost nothing and the direction depends on the small
+    difference between `-a` and `b`.
 
-    Edge cases: opposite rows give no step: there is nothing to gain for both; parallel or equal rows `sqrt(2)` times their unit
-    vector; a zero row has no stake, and the other one's unit vector (the bargain of one) is the step; both zero: no step.
+    Edge cases: opposite rows give no step, since no step improves both; parallel or equal rows give `sqrt(2)` times their unit
+    vector; with one zero row the step is the unit vector of the other one; with two there is no step.
 
     Example:
       >>> import jax.numpy as jnp, hamu_jax
@@ -111,14 +111,14 @@ def _mgda(problem: Problem) -> Combination:
     """The foot of the perpendicular on the line through both rows, or the nearer end."""
     at = plane(problem)
     x, y = at.edge()
-    height, one, zero = at.second * y, jnp.ones_like(x), jnp.zeros_like(x)
+    height, ones, zeros = at.second * y, jnp.ones_like(x), jnp.zeros_like(x)
     ends_at_first = at.along * x + at.across * y <= 0
     inside = at.combination(height * y, -height * x)
-    return choose(x >= 0, unconstrained(zero, one), choose(ends_at_first, unconstrained(one, zero), inside))
+    return choose(x >= 0, unconstrained(zeros, ones), choose(ends_at_first, unconstrained(ones, zeros), inside))
 
 
 def _cagrad(problem: Problem, *, c: float) -> Combination:
-    """Which of the three cases holds is the sign of the dual's derivative at its two ends."""
+    """The signs of the dual's derivative at its two ends decide which of the three cases holds."""
     at = plane(problem)
     first, second, (x, y) = at.first(), at.second, at.edge()
     both = (first > 0) & (second > 0)
@@ -134,12 +134,12 @@ def _cagrad(problem: Problem, *, c: float) -> Combination:
 
 
 def _nash(problem: Problem) -> Combination:
-    """The bisector of both rows, from the form of it that does not cancel."""
+    """The bisector of both rows, in the form in which nothing cancels."""
     at = plane(problem)
     first, second, is_acute = at.first(), at.second, at.along >= 0
     x = jnp.where(is_acute, first + at.along, at.across)
     y = jnp.where(is_acute, at.across, first - at.along)
     scale = ratio(jnp.full_like(x, math.sqrt(2.0)), jnp.hypot(x, y))
-    one = jnp.ones_like(x)
-    alone = unconstrained(ratio(one, first), ratio(one, second))
+    ones = jnp.ones_like(x)
+    alone = unconstrained(ratio(ones, first), ratio(ones, second))
     return choose((first > 0) & (second > 0), at.combination(scale * x, scale * y), alone)

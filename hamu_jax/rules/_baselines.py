@@ -28,7 +28,7 @@ def descent() -> Rule:
 def ascent() -> Rule:
     """GA, gradient ascent: ascent on the forget loss, `u = -g_f`; the retain gradient is measured, not used.
 
-    Length: `|g_f|`. Nothing bounds the retain loss, nor how far the forget loss rises in the end. Edge cases: none; a zero
+    Length: `|g_f|`. Neither the retain loss nor the final rise of the forget loss is bounded. Edge cases: none; a zero
     forget gradient gives no step.
 
     Example:
@@ -46,10 +46,10 @@ def ascent() -> Rule:
 def gdiff() -> Rule:
     """GDiff, gradient difference: the mean of both objectives' gradients, `u = (g_r - g_f)/2`.
 
-    With the losses of KL or SCRUB in the place of the cross-entropies it is those methods.
+    With the losses of KL or SCRUB instead of the cross-entropies it is those methods.
 
-    Length: `|g_r - g_f|/2`, at most the longer of both and half of HAMU's scale: the mean, as in the HAMU authors' code, where
-    others take the sum. Edge cases: a zero gradient leaves half of the other; `g_r = g_f` gives no step.
+    Length: `|g_r - g_f|/2`, at most the longer of both and half of HAMU's scale: the mean, as in the HAMU authors' code; others
+    take the sum. Edge cases: a zero gradient leaves half of the other; `g_r = g_f` gives no step.
 
     Example:
       >>> import jax.numpy as jnp, hamu_jax
@@ -72,11 +72,11 @@ def pcgrad() -> Rule:
     Guarantees: `<a, u> >= 0` and `<b, u> >= 0`: to first order neither loss gets worse. In float32 to 1e-6 of `|a| |u|` and
     `|b| |u|`, also for opposed gradients.
 
-    Length: the sum, as in the paper: without conflict twice `gdiff`, and at most `|a| + |b|`. The HAMU authors' code takes half
-    of it, and projects where the paper does not (its test has the other sign): we follow the paper.
+    Length: that of the sum, as in the paper: without conflict twice `gdiff`, and at most `|a| + |b|`. The HAMU authors' code
+    takes half of it, and projects where the paper does not (its test has the other sign): this rule follows the paper.
 
-    Edge cases: a zero row leaves the other one; parallel rows their sum; opposite rows (`g_r = t g_f`, `t > 0`) no step, since
-    nothing is left of either; equal rows twice one of them.
+    Edge cases: with a zero row the step is the other row; with parallel rows it is their sum; with opposite rows
+    (`g_r = t g_f`, `t > 0`) there is no step, since both projections are zero; with equal rows it is twice one of them.
 
     Example:
       >>> import jax.numpy as jnp, hamu_jax
@@ -101,11 +101,11 @@ def gru(max_norm: float | None = None) -> Rule:
 
     Length: at most `|g_f|`, times the sine of the angle between the gradients where they conflict; per unit of learning
     rate, and so is `max_norm`. Both count per problem, that is per block: with `blocks="global"` the whole model, as in the
-    paper. The paper smooths the retain gradient over steps; that is for whoever computes it. The HAMU authors' code has the
-    other sign in its test for a conflict: we follow the paper.
+    paper. The paper smooths the retain gradient over steps, which is left to the caller. The HAMU authors' code has the
+    other sign in its test for a conflict: this rule follows the paper.
 
-    Edge cases: a zero forget gradient gives no step; a zero retain gradient forbids nothing; parallel gradients (`g_f = t g_r`,
-    `t > 0`) no step; opposed or equal-signed ones that do not conflict leave `-g_f`.
+    Edge cases: a zero forget gradient gives no step, and so do parallel gradients (`g_f = t g_r`, `t > 0`); with a zero retain
+    gradient, or gradients that do not conflict, the step is `-g_f`.
 
     Args:
       max_norm: the longest step of a block, per unit of learning rate (the HAMU authors' `tau`); None: no limit.
@@ -127,18 +127,18 @@ def gru(max_norm: float | None = None) -> Rule:
 
 
 def _weighted(problem: Problem, *, first: float, second: float) -> Combination:
-    """Fixed weights."""
+    """The combination with fixed weights."""
     like = problem.residual
     return unconstrained(jnp.full_like(like, first), jnp.full_like(like, second))
 
 
 def _pcgrad(problem: Problem) -> Combination:
-    """Both projections; that of row 1 is `sin^2 row_1 - <row_0,row_1>/|row_0|^2 p`, where nothing cancels."""
+    """The sum of both projections; that of row 1 is `sin^2 row_1 - <row_0,row_1>/|row_0|^2 p`, where nothing cancels."""
     at = plane(problem)
-    first, one = at.first(), jnp.ones_like(at.across)
+    first, ones = at.first(), jnp.ones_like(at.across)
     share = ratio(ratio(at.along, first) * at.second, first)
-    parts = at.combination(ratio(at.across, first) ** 2 * at.second, at.across * (1.0 - share))
-    return choose(at.along < 0, parts, unconstrained(one, one))
+    projected = at.combination(ratio(at.across, first) ** 2 * at.second, at.across * (1.0 - share))
+    return choose(at.along < 0, projected, unconstrained(ones, ones))
 
 
 def _gru(problem: Problem, *, max_norm: float | None) -> Combination:

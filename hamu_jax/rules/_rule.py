@@ -20,10 +20,10 @@ class Problem(NamedTuple):
       residual: norm of the part of row 0 orthogonal to row 1, measured on the gradients (0: parallel). With many
         requests: 0, not used.
       improvement: the required improvement `q` of the guaranteed objective, per unit of learning rate; with many requests
-        `[m - 1]`, one for each row but the first. A rule that requires nothing ignores it.
+        `[m - 1]`, one per row except the first. A rule that requires nothing ignores it.
       radius: the longest step `r`, per unit of learning rate. A rule that requires nothing ignores it.
-      most: the largest improvement of the guaranteed objective that is allowed; only `hamu_q` and `hamu_u` look at it. None:
-        any.
+      most: the largest improvement of the guaranteed objective that is allowed; only `hamu_q` and `hamu_u` use it. None:
+        no limit.
     """
 
     gram: Float[Array, "m m"]
@@ -40,7 +40,7 @@ class Combination(NamedTuple):
       rows: `[m]`, one coefficient per row.
       residual: coefficient of `p`, the part of row 0 orthogonal to row 1.
       regime: a `hamu_jax.Regime`.
-      solution: of a rule for many requests: the common fraction `t` that is met, the multipliers `[m - 1]`, and the KKT
+      solution: for a rule with many requests: the common fraction `t` that is met, the multipliers `[m - 1]`, and the KKT
         residual.
     """
 
@@ -57,7 +57,7 @@ class Rule:
     Attributes:
       solve: the function of one block, jit-able and vmap-able.
       guaranteed: the objective that is promised to the user, row 1; the other one is row 0, and `Hardness.unavoidable` says
-        of that one whether it gets worse under the step. With `"retain"` the rows are exchanged before `solve` sees them: row
+        whether row 0 gets worse under the step. With `"retain"` the rows are exchanged before `solve` sees them: row
         0 is then `-g_f`. A rule that promises nothing leaves `"forget"`: `unavoidable` then means that this step raises the
         retain loss; another might not.
       many: whether the rule takes many forget objectives, each with its own requirement.
@@ -90,5 +90,5 @@ def unconstrained(first: Float[Array, ""], second: Float[Array, ""], residual: F
 
 
 def choose(condition: Bool[Array, ""], yes: Combination, no: Combination) -> Combination:
-    """One of two answers."""
+    """The first answer where the condition holds, else the second."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)

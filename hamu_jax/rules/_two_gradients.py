@@ -1,8 +1,8 @@
 """Two gradients in the plane that they span: the geometry of every rule for two objectives.
 
-The first axis lies along row 1, the second along `p`, the part of row 0 orthogonal to row 1. In these coordinates nothing
-cancels that need not: the length of `p` is measured, not derived, so that opposed gradients, whose sums and projections are
-tiny, keep their digits. Everything is in lengths and their ratios: gradients from 1e-15 to 1e15 fit float32.
+The first axis lies along row 1, the second along `p`, the part of row 0 orthogonal to row 1. In these coordinates
+avoidable cancellation does not occur: the length of `p` is measured, not derived, so that opposed gradients, whose sums and
+projections are tiny, keep their digits. Everything is in lengths and their ratios: gradients from 1e-15 to 1e15 fit float32.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Plane(NamedTuple):
         return ratio(gap, length), ratio(self.across, length)
 
     def combination(self, x: Float[Array, ""], y: Float[Array, ""]) -> Combination:
-        """The update at a point. An axis that a zero or parallel row leaves undefined has no part in it."""
+        """The update at a point. An axis that is undefined (a zero row, parallel rows) gets the coefficient 0."""
         return unconstrained(jnp.zeros_like(x), ratio(x, self.second), ratio(y, self.across))
 
 

@@ -1,9 +1,9 @@
-"""Many devices: meshes, where parameters and batches lie on them, and the gradients of both objectives across them.
+"""Many devices: meshes, the shardings of parameters and batches on them, and the gradients of both objectives.
 
 A mesh has three axes. `data` splits batches. `objective` (1 or 2) has one half of the devices differentiate the retain loss
 while the other half differentiates the forget loss. `fsdp` splits parameters, gradients and updates (and batches too).
 `hamu_jax.unlearn(..., mesh=mesh)` does the rest; under `jit` any step works unchanged on arrays placed with `shard_params`
-and `shard_batch`. `pmap_step` is the same step for those who write `jax.pmap`.
+and `shard_batch`. `pmap_step` is the same step under `jax.pmap`.
 """
 
 from hamu_jax.sharding._batches import Padded, of_padded, shard_batch, split_batch

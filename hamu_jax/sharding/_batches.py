@@ -1,4 +1,4 @@
-"""Batches on a mesh: split over devices, filled up where they do not divide, read by the process that needs them."""
+"""Batches on a mesh: split over devices, filled up to a multiple of them, and read by the process that needs them."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from hamu_jax.sharding._mesh import BATCH_AXES, check_mesh
 
 
 class Padded(NamedTuple):
-    """A batch that was filled up to divide among devices.
+    """A batch that was filled up to a multiple of the number of devices.
 
     Attributes:
       batch: a pytree with a leading example axis.
-      weights: float32, of each example: 0 for those that fill up, else 1.
+      weights: float32, 0 for each example that was added, else 1.
     """
 
     batch: Batch
@@ -28,9 +28,9 @@ class Padded(NamedTuple):
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Padded:
-    """Places a batch on a mesh, split over `data` and `fsdp`; filled up with examples of weight 0 if it does not divide.
+    """Places a batch on a mesh, split over `data` and `fsdp`; filled up with examples of weight 0.
 
-    On many processes each passes its own share of the batch, all of one size.
+    With many processes each passes its share of the batch, all shares of one size.
 
     Args:
       batch: a pytree of arrays with a leading example axis.
@@ -44,8 +44,8 @@ def shard_batch(batch: Batch, mesh: Mesh) -> Padded:
     """
     check_mesh(mesh)
     size = validate.batch("batch", batch)
-    here = math.prod(mesh.local_mesh.shape[axis] for axis in BATCH_AXES)
-    filled = _fill(batch, np.arange(math.ceil(size / here) * here), size)
+    local = math.prod(mesh.local_mesh.shape[axis] for axis in BATCH_AXES)
+    filled = _fill(batch, np.arange(math.ceil(size / local) * local), size)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), filled)
 
@@ -75,7 +75,7 @@ def split_batch(batch: Batch, count: int) -> Padded:
 
 
 def _fill(batch: Batch, rows: Int[np.ndarray, "..."], size: int) -> Padded:
-    """The rows of a batch of `size`; the first in the place of those that it does not have."""
+    """The given rows of a batch of `size` examples, with the first example for rows beyond its end."""
     real = rows < size
     return Padded(jax.tree.map(lambda x: x[np.where(real, rows, 0)], batch), real.astype(np.float32))
 
@@ -95,29 +95,29 @@ class _OfPadded:
 
 
 def of_padded(loss: Loss) -> Loss:
-    """The same loss for batches that `shard_batch` made: examples that fill up count nothing.
+    """The same loss for batches that `shard_batch` returned: examples that were added do not count.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.
 
     Returns:
-      `loss(params, padded) -> [batch]`, whose `weights` leave out what fills up.
+      `loss(params, padded) -> [batch]`, whose `weights` are 0 for examples that were added.
     """
     return _OfPadded(loss)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device of the mesh."""
+    """The sharding of an array that is whole on every device of the mesh."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def groups_of_padded(groups: Groups) -> Groups:
-    """The same groups for batches that `shard_batch` made."""
+    """The same groups for batches that `shard_batch` returned."""
     return dataclasses.replace(groups, of=lambda padded: groups.of(padded.batch))
 
 
 def place_rows(data: Any, rows: Int[np.ndarray, " batch"], mesh: Mesh, axes: tuple[str, ...] = BATCH_AXES) -> Padded:
-    """The chosen rows of a data set, split over the mesh; each process reads only those that its devices hold."""
+    """The chosen rows of a data set, split over the mesh; each process reads only the rows of its devices."""
     pieces = math.prod(mesh.shape[axis] for axis in axes)
     padded = np.pad(rows, (0, -len(rows) % pieces), constant_values=rows[0])
     weights = (np.arange(len(padded)) < len(rows)).astype(np.float32)

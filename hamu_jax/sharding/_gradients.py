@@ -25,23 +25,23 @@ def paired_value_and_grad(
     microbatch_size: int | None = None,
     forget_groups: Groups | None = None,
 ) -> PairedGradient:
-    """`hamu_jax.paired_value_and_grad` under `jit` on a mesh: the gradients lie where the parameters lie.
+    """`hamu_jax.paired_value_and_grad` under `jit` on a mesh: the gradients have the parameters' shardings.
 
-    With `objective=1` the compiler splits the work: it is told where the gradients must end, no more. With `objective=2`
+    With `objective=1` the compiler splits the work: only the gradients' shardings are prescribed. With `objective=2`
     one half of the devices differentiates the retain loss and the other the forget loss, in a `shard_map`. Parameters split
-    over `fsdp` are then put together on every device for the time of the gradient, which takes their whole memory: a model
+    over `fsdp` are then gathered on every device while it computes its gradient, which takes the memory of the whole model: one
     that does not fit on one device needs `objective=1`.
 
     Args:
-      loss: as in `paired_value_and_grad`, as are the last three.
+      loss: as in `hamu_jax.paired_value_and_grad`.
       mesh: from `make_mesh`.
       shardings: of the parameters, from `param_shardings`.
       forget_loss: the loss of the forget batch if it is another one.
       microbatch_size: examples that are differentiated at once, on each device with `objective=2`, else on all together.
-      forget_groups: the requests.
+      forget_groups: the requests, as in `hamu_jax.paired_value_and_grad`.
 
     Returns:
-      As `paired_value_and_grad`.
+      A function as `hamu_jax.paired_value_and_grad` returns it.
 
     Raises:
       ValueError: as `paired_value_and_grad` and `param_shardings`, or for implicit groups.
@@ -60,14 +60,14 @@ def paired_value_and_grad(
         else _by_halves(loss, mesh, shardings, options)
     )
     stacked = jax.tree.map(lambda s: NamedSharding(mesh, PartitionSpec(None, *s.spec)), shardings)
-    places = Paired(shardings, shardings if forget_groups is None else stacked)
+    grad_shardings = Paired(shardings, shardings if forget_groups is None else stacked)
 
-    def placed(*args: Any, **weights: Any) -> tuple[Paired[Array], Paired[Tree]]:
+    def sharded(*args: Any, **weights: Any) -> tuple[Paired[Array], Paired[Tree]]:
         with device_axes.within(mesh):
             values, grads = paired(*args, **weights)
-        return values, jax.lax.with_sharding_constraint(grads, places)
+        return values, jax.lax.with_sharding_constraint(grads, grad_shardings)
 
-    return placed
+    return sharded
 
 
 def _by_halves(loss: Loss, mesh: Mesh, shardings: Any, options: dict[str, Any]) -> PairedGradient:
@@ -78,13 +78,14 @@ def _by_halves(loss: Loss, mesh: Mesh, shardings: Any, options: dict[str, Any]) 
 
     def on_device(params: Tree, retain: Any, forget: Any) -> tuple[Paired[Array], Paired[Tree]]:
         whole = jax.tree.map(_gathered, params, specs)
-        parts = partials(retain[0], forget[0], retain_weights=retain[1], forget_weights=forget[1])
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda p: [f(p) for f in parts], whole))
+        objectives = partials(retain[0], forget[0], retain_weights=retain[1], forget_weights=forget[1])
+        shapes = jax.eval_shape(lambda p: [objective(p) for objective in objectives], whole)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         # No communication within the branches: devices in different ones would wait for each other.
         sums = jax.lax.cond(
             jax.lax.axis_index(OBJECTIVE) == 0,
-            lambda: [parts.retain(whole), nothing[1]],
-            lambda: [nothing[0], parts.forget(whole)],
+            lambda: [objectives.retain(whole), zeros[1]],
+            lambda: [zeros[0], objectives.forget(whole)],
         )
         values = Paired(*(jax.lax.psum(value, AXES) for value, _ in sums))
         grads = [
@@ -125,19 +126,19 @@ def _split_axis(spec: PartitionSpec) -> int | None:
     return next((axis for axis, name in enumerate(spec) if name == FSDP), None)
 
 
-def _gathered(part: Array, spec: PartitionSpec) -> Array:
-    """The whole leaf, from the parts that devices hold."""
+def _gathered(shard: Array, spec: PartitionSpec) -> Array:
+    """The whole leaf, from the shards of all devices."""
     axis = _split_axis(spec)
-    return part if axis is None else jax.lax.all_gather(part, FSDP, axis=axis, tiled=True)
+    return shard if axis is None else jax.lax.all_gather(shard, FSDP, axis=axis, tiled=True)
 
 
 def _scattered(grad: Array, spec: PartitionSpec, lead: int) -> Array:
-    """The sum over all devices, of which each keeps its part."""
+    """The sum over all devices, of which each keeps its shard."""
     axis = _split_axis(spec)
     if axis is None:
         return jax.lax.psum(grad, AXES)
-    part = jax.lax.psum_scatter(grad, FSDP, scatter_dimension=axis + lead, tiled=True)
-    return jax.lax.psum(part, AXES[:2])
+    shard = jax.lax.psum_scatter(grad, FSDP, scatter_dimension=axis + lead, tiled=True)
+    return jax.lax.psum(shard, AXES[:2])
 
 
 def _weighed(name: str, batch: Batch, weights: Float[Array, " batch"] | None) -> tuple[Batch, Float[Array, " batch"]]:

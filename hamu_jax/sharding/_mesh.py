@@ -1,4 +1,4 @@
-"""Meshes of devices, and where parameters lie on them."""
+"""Meshes of devices, and the shardings of parameters on them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ BATCH_AXES = ("data", "fsdp")
 def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes `data`, `objective` and `fsdp`.
 
-    Its axes are `AxisType.Auto`: `jit` places what has not been placed. (`jax.make_mesh` by itself makes Explicit ones, on
-    which arrays must be placed before they meet.)
+    Its axes are `AxisType.Auto`: `jit` chooses the sharding of an array that has none. (By default `jax.make_mesh` makes
+    Explicit axes, on which arrays must have compatible shardings before they are combined.)
 
     Args:
       data: how many ways a batch is split. None: as many as the devices allow.
@@ -28,7 +28,8 @@ def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, dev
       devices: which devices. None: all, of all processes.
 
     Returns:
-      A `jax.sharding.Mesh` of `data x objective x fsdp` devices. Neighbours along `fsdp`, which send most, are neighbours.
+      A `jax.sharding.Mesh` of `data x objective x fsdp` devices. Devices that are adjacent along `fsdp`,
+      which communicate most, are adjacent.
 
     Raises:
       ValueError: for sizes below 1, an `objective` other than 1 or 2, or a product that is not the number of devices.
@@ -37,8 +38,8 @@ def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, dev
     {'data': 1, 'objective': 1, 'fsdp': 1}
     """
     is_listed = isinstance(devices, Iterable)  # pyright: ignore[reportUnnecessaryIsInstance]: callers are not all typed
-    given: list[Any] = jax.devices() if devices is None else list(devices) if is_listed else []
-    if not given or not all(hasattr(device, "platform") for device in given):
+    chosen: list[Any] = jax.devices() if devices is None else list(devices) if is_listed else []
+    if not chosen or not all(hasattr(device, "platform") for device in chosen):
         raise ValueError(f"devices: got {validate.shown(devices)}, expected at least one device, or None for all of them")
     for name, size in (("data", data), ("objective", objective), ("fsdp", fsdp)):
         if size is not None:
@@ -46,26 +47,26 @@ def make_mesh(*, data: int | None = None, objective: int = 1, fsdp: int = 1, dev
     if objective not in (1, 2):
         raise ValueError(f"objective: got {objective}, expected 1, or 2: there are two objectives")
     rest = objective * fsdp
-    if len(given) % rest or (data is not None and data * rest != len(given)):
+    if len(chosen) % rest or (data is not None and data * rest != len(chosen)):
         raise ValueError(
-            f"mesh: got data={'any' if data is None else data}, objective={objective}, fsdp={fsdp} for {len(given)} devices, "
-            f"expected data * objective * fsdp = {len(given)}"
+            f"mesh: got data={'any' if data is None else data}, objective={objective}, fsdp={fsdp} for {len(chosen)} devices, "
+            f"expected data * objective * fsdp = {len(chosen)}"
         )
-    shape = (len(given) // rest, objective, fsdp)
+    shape = (len(chosen) // rest, objective, fsdp)
     if devices is None:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
-    return Mesh(np.asarray(given).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(np.asarray(chosen).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh from words such as `data=4,objective=2,fsdp=1`; axes that are left out have size 1, `data` what remains.
+    """A mesh from words such as `data=4,objective=2,fsdp=1`; left-out axes have size 1, and `data` the remaining factor.
 
     Raises:
       ValueError: for an unknown axis, a size that is no number, and as `make_mesh`.
     """
     sizes: dict[str, int] = {}
-    for part in filter(None, text.replace(" ", "").split(",")):
-        name, _, size = part.partition("=")
+    for axis in filter(None, text.replace(" ", "").split(",")):
+        name, _, size = axis.partition("=")
         if name not in AXES or name in sizes:
             raise ValueError(f"mesh: got the axis {name!r} in {text!r}, expected each of {', '.join(AXES)} at most once")
         if not size.isdecimal():
@@ -75,10 +76,10 @@ def parse_mesh(text: str, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def param_shardings(params: Tree, mesh: Mesh) -> Any:
-    """Where parameters lie: where they are, if that is on this mesh; else split over `fsdp`.
+    """The shardings of parameters: their present ones if they are on this mesh, else split over `fsdp`.
 
-    They are split along their longest axis that divides. A leaf none of whose axes is divisible by the size of `fsdp`
-    (some biases and norms) is whole on every device.
+    A leaf is split along its longest axis that the size of `fsdp` divides; if there is none (some biases and norms), it is
+    replicated.
 
     Args:
       params: a pytree of arrays, or of `jax.ShapeDtypeStruct`.
@@ -88,17 +89,17 @@ def param_shardings(params: Tree, mesh: Mesh) -> Any:
       A pytree of `NamedSharding`, like `params`.
 
     Raises:
-      ValueError: for a mesh without our axes.
+      ValueError: for a mesh with other axes.
     """
     check_mesh(mesh)
 
-    def of(leaf: Any) -> NamedSharding:
+    def sharding(leaf: Any) -> NamedSharding:
         present = getattr(leaf, "sharding", None)
         if isinstance(present, NamedSharding) and present.mesh == mesh:
             return present
         return NamedSharding(mesh, _fsdp_spec(np.shape(leaf), mesh.shape[FSDP]))
 
-    return jax.tree.map(of, params)
+    return jax.tree.map(sharding, params)
 
 
 def shard_params(params: Tree, mesh: Mesh) -> Tree:
@@ -111,7 +112,7 @@ def shard_params(params: Tree, mesh: Mesh) -> Tree:
 
 
 def _fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
-    """Splits the longest axis that divides; none if no axis does."""
+    """Splits the longest axis that `count` divides; none if it divides none."""
     fitting = [axis for axis, size in enumerate(shape) if count > 1 and size and size % count == 0]
     if not fitting:
         return PartitionSpec()
@@ -120,7 +121,7 @@ def _fsdp_spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
 
 
 def check_mesh(mesh: Mesh) -> None:
-    """Checks that a mesh has our axes."""
+    """Checks that a mesh has the axes of `make_mesh`."""
     got = getattr(mesh, "axis_names", type(mesh).__name__)
     if got == AXES and mesh.size == 0:
         raise ValueError("mesh: got a mesh without devices, expected at least one")

@@ -1,4 +1,4 @@
-"""One unlearning step for those who write `jax.pmap`."""
+"""One unlearning step under `jax.pmap`."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def pmap_step(
 
     Args:
       loss: as in `paired_value_and_grad`.
-      optimizer: an optax chain with one transform of ours, without `axis_name`: the gradients arrive averaged.
+      optimizer: an optax chain with one transform of this library, without `axis_name`: the gradients are averaged already.
       forget_loss: the loss of the forget batch if it is another one.
       microbatch_size: examples that are differentiated at once on each device.
       forget_groups: the requests, as in `paired_value_and_grad`.
@@ -36,7 +36,7 @@ def pmap_step(
 
     Returns:
       `step(params, state, retain, forget) -> (params, state, losses)`, with batches from `split_batch`, and parameters and
-      state as one has them on one device. Those that come back lie on all devices, and are consumed by the next call.
+      state as on one device. The returned ones are on all devices, and the next call consumes them.
 
     Example:
       >>> import jax.numpy as jnp, hamu_jax
@@ -56,8 +56,8 @@ def pmap_step(
         losses, grads = paired(params, retain.batch, forget.batch, **weights)
         extra = {}
         if forget_groups is not None:
-            here = forget_groups.present(forget.batch, forget.weights)
-            extra["forget_present"] = device_axes.total(here.astype(jnp.int32), axis_name) > 0
+            present = forget_groups.present(forget.batch, forget.weights)
+            extra["forget_present"] = device_axes.total(present.astype(jnp.int32), axis_name) > 0
         updates, state = optimizer.update(grads.retain, state, params, forget_grads=grads.forget, **extra)
         return optax.apply_updates(params, updates), state, losses
 

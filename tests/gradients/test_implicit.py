@@ -18,7 +18,7 @@ import hamu_jax
 from hamu_jax import Groups, ImplicitStack, Regime, objectives, rules
 from hamu_jax._driver.step import blame, driver_step, first_carry
 from hamu_jax._driver.stopping import Stopping
-from hamu_jax._gradients.implicit_passes import stack_changes, stack_products, stack_sum
+from hamu_jax._gradients.implicit_stack_operations import stack_changes, stack_products, stack_sum
 from hamu_jax._kernel.blocks import partition
 
 NUMBERS = np.array([2, 0, 0, -1, 2, 3, 0, 7, 2, 4])  # group 1 is empty, and -1 and 7 are no groups

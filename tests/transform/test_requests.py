@@ -14,7 +14,7 @@ from two_gradient_problems import PLAIN_COMPILE, flat, norm, tree_of
 
 import hamu_jax
 from hamu_jax import Regime, Stacked, rules
-from hamu_jax._transform import requests
+from hamu_jax._transform import step_requests
 from hamu_jax._transform.step import Settings
 
 COUNT = 24  # problems that are solved at once
@@ -156,7 +156,7 @@ def test_shares_of_every_request(distribution: Any, radius: float | None) -> Non
     gram = jnp.asarray(np.stack([np.einsum("pin,pjn->pij", x, x) for x in rows], axis=1))
     settings = Settings(rules.projected(), "leaf", distribution, None)
     longest = None if radius is None else jnp.asarray(radius)
-    budget = jax.vmap(lambda products, q: requests._allocate(products, q, longest, settings))(gram, improvement)
+    budget = jax.vmap(lambda products, q: step_requests._allocate(products, q, longest, settings))(gram, improvement)
     needed = np.asarray(improvement)[:, None] * expected_weights(distribution, g, f)
     np.testing.assert_allclose(budget.improvement, needed, rtol=1e-12)
     expected = np.stack([norm(x) for x in g], axis=1) if radius is None else np.full((COUNT, 2), radius)

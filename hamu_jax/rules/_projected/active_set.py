@@ -1,4 +1,4 @@
-"""Equations that turn a nearly optimal candidate into one as good as the dtype allows: which rows hold with equality."""
+"""An active-set method: it makes a nearly optimal candidate as accurate as the dtype allows."""
 
 from typing import NamedTuple
 
@@ -28,8 +28,8 @@ class _Polish(NamedTuple):
 def polish(program: Program, point: Point, leaning: Array, skip: Array) -> tuple[Point, Int[Array, ""]]:
     """Solves the optimality conditions on the rows that `leaning > 1` says are active; exchanges rows if they are wrong.
 
-    Exchanging can cycle where many rows meet in a point, so that every few rounds it begins again from a bolder or a more
-    careful reading of `leaning`. One row is active in any case: `d.lambda = 1`, so that the largest of these terms is not 0.
+    Exchanging can cycle where many rows meet in a point, so that every few rounds it starts again with another threshold for
+    `leaning`. One row is active in any case: `d.lambda = 1`, so that the largest of these terms is not 0.
     """
     readings = jnp.asarray(READINGS, leaning.dtype)
     certain = jnp.arange(leaning.size) == jnp.argmax(program.slope * point.multipliers)
@@ -57,12 +57,12 @@ def _equations(program: Program, active: Array, guess: Array) -> tuple[Point, Ar
     factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(active, jitter(gram), 1.0)))
 
     def solve(right: Array) -> Array:
-        """Refined: the jitter's bias goes down with each round."""
+        """Solves with iterative refinement: the bias of the jitter goes down with each round."""
         right = jnp.where(active, right, 0.0)
-        found = cho_solve((factor, True), right)
+        solution = cho_solve((factor, True), right)
         for _ in range(REFINEMENTS):
-            found = found + cho_solve((factor, True), right - dot(gram, found))
-        return jnp.where(active, found, 0.0)
+            solution = solution + cho_solve((factor, True), right - dot(gram, solution))
+        return jnp.where(active, solution, 0.0)
 
     def nearest(target: Array) -> Array:
         """The multipliers nearest to the guess with `G_A lambda = target`: more rows than dimensions leave a choice."""
@@ -77,16 +77,16 @@ def _equations(program: Program, active: Array, guess: Array) -> tuple[Point, Ar
     rise = jnp.sqrt(room * inverse)
     bound = shortest + rise * slope
     pull = ratio(jnp.ones_like(rise), dot(program.slope, bound))
-    none, cancelling = jnp.zeros_like(bound), nearest(jnp.zeros_like(bound))
+    zeros, cancelling = jnp.zeros_like(bound), nearest(jnp.zeros_like(bound))
 
-    weights = jnp.stack([bound, bound, shortest, shortest, shortest, none, none, none])
+    weights = jnp.stack([bound, bound, shortest, shortest, shortest, zeros, zeros, zeros])
     zero = jnp.zeros_like(level)
     levels = jnp.stack([level + rise, level + rise, level, level, level, zero, zero, zero])
     multipliers = jnp.stack([nearest(pull * dot(gram, bound)), bound, cancelling, slope, guess, cancelling, slope, guess])
     points = jax.vmap(judge, in_axes=(None, 0, 0, 0))(program, weights, levels, multipliers)
-    own = jnp.where(points.kkt[0] <= points.kkt[2], 0, 2)
-    slack = dot(program.gram, weights[own]) - levels[own] * program.slope - program.offset
-    exchanged = multipliers[own] > weight(jnp.abs(multipliers[own])) * slack
+    candidate = jnp.where(points.kkt[0] <= points.kkt[2], 0, 2)
+    slack = dot(program.gram, weights[candidate]) - levels[candidate] * program.slope - program.offset
+    exchanged = multipliers[candidate] > weight(jnp.abs(multipliers[candidate])) * slack
     return jax.tree.map(lambda x: x[jnp.argmin(points.kkt)], points), exchanged
 
 

@@ -1,13 +1,13 @@
 """A primal-dual interior-point method for `hamu_jax.rules._projected.program.Program`: the largest common level in a ball.
 
-Why this algorithm. It needs 5 to 30 Cholesky factorisations of `G + diag` whatever the size (Nesterov-Todd scaling,
-Mehrotra's predictor and corrector), and duplicated, opposite and nearly parallel rows do not slow it down. Tried and left:
+It needs 5 to 30 Cholesky factorisations of `G + diag` whatever the size (Nesterov-Todd scaling,
+Mehrotra's predictor and corrector), and duplicated, opposite and nearly parallel rows do not slow it down. Tried and rejected:
 the ball as `|v|^2 <= 1` with a multiplier of its own, which diverged or jammed at the boundary; no second-order term for the
 cone (60 iterations and more). Projected gradients stall on ill-conditioned Gram matrices, and pivoting takes as many steps
 as there are rows.
 
-What it cannot do is to cancel: where the ball does not bind, multipliers of size 1/gap must cancel in `v`, and in float32
-the ball's system loses half of its digits. So an active-set polish follows; it takes most answers to rounding.
+Its weakness is cancellation: where the ball does not bind, multipliers of size 1/gap must cancel in `v`, and in float32 the
+ball's system loses half of its digits. So an active-set polish follows; it brings most answers to rounding error.
 """
 
 from typing import NamedTuple
@@ -38,8 +38,8 @@ from hamu_jax.rules._projected.second_order_cone import (
 
 MAX_ITERATIONS = 50
 SMALLEST_STEP = 1e-5
-NOISE = 4.0  # units of rounding of the weights, below which a gap is an illusion
-STALL = 50.0  # below this many roots of the rounding, a step that gains nothing is the last
+NOISE = 4.0  # units of rounding of the weights: a smaller gap is rounding error
+STALL = 50.0  # in roots of the unit roundoff: with a smaller error, a step that gains nothing is the last
 BACK_OFF = 0.99  # share of the way to the boundary that a step may go
 FLOOR = 0.2  # the least gap aimed at, as a share of the gap at which to stop
 JITTER_GROWTH = 100.0  # after a failed factorisation
@@ -116,20 +116,20 @@ def maximise(program: Program, skip: Bool[Array, ""]) -> tuple[Point, Bool[Array
 
 def _start(program: Program, skip: Array) -> _Iterate:
     """The centre of the ball, a level low enough, and multipliers near the central path."""
-    one = jnp.ones_like(program.enough)
+    unit = jnp.ones_like(program.enough)
     total = dot(program.slope, jnp.ones_like(program.slope))
     slack = jnp.maximum(program.slope - program.offset, 1.0)
     multipliers = 1.0 / (slack * jnp.where(total > 0, total, 1.0))
-    dual = reflect(vector(program.gram, one, multipliers))
+    dual = reflect(vector(program.gram, unit, multipliers))
     dual = dual._replace(number=jnp.sqrt(jnp.maximum(inner(dual, dual), 0.0)) + jnp.max(multipliers))
-    pair = Pair(vector(program.gram, one, jnp.zeros_like(slack)), dual)
+    pair = Pair(vector(program.gram, unit, jnp.zeros_like(slack)), dual)
     return _Iterate(
         pair=pair,
         depth=depth(pair),
-        level=-one,
+        level=-unit,
         slack=slack,
         multipliers=multipliers,
-        error=jnp.full_like(one, jnp.inf),
+        error=jnp.full_like(unit, jnp.inf),
         jitter=jitter(program.gram),
         steps=jnp.zeros([], jnp.int32),
         done=skip,
@@ -223,18 +223,18 @@ def _newton(program: Program, at: _Iterate, system: _System, aim: _Aim) -> _Step
     pull = aim.cone / at.depth.dual
     outward = aim.rows / at.multipliers + program.offset + pull * dual.products + aim.bend.products
     free = cho_solve((system.factor, True), outward / ratio)
-    known = (pull * dual.number - 1.0 - aim.bend.number) / ratio
+    constant = (pull * dual.number - 1.0 - aim.bend.number) / ratio
     a, b = dot(program.slope, system.along), 2.0 * dot(program.slope, system.across)
     c, d = -dot(axis.products, system.along), system.pivot
     p = 1.0 - dot(program.slope, at.multipliers + free)
-    q = axis.number * known + dot(axis.products, free)
+    q = axis.number * constant + dot(axis.products, free)
     level, turn = (p * d - b * q) / (a * d - b * c), (a * q - c * p) / (a * d - b * c)
 
     change = free + level * system.along + 2.0 * turn * system.across
     weights = pull * at.multipliers - aim.bend.weights + ratio * (change - 2.0 * turn * axis.weights)
     primal_step = vector(program.gram, jnp.zeros_like(level), weights - primal.weights)
     slack = primal.products + primal_step.products - level * program.slope - program.offset
-    dual_step = reflect(vector(program.gram, 2.0 * axis.number * turn - known, change))
+    dual_step = reflect(vector(program.gram, 2.0 * axis.number * turn - constant, change))
     return _Step(Pair(primal_step, dual_step), level - at.level, slack - at.slack, change)
 
 

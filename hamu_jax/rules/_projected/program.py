@@ -68,7 +68,7 @@ def judge(program: Program, weights: Array, level: Array, multipliers: Array) ->
 
 
 def weight(multipliers: Float[Array, " k"]) -> Float[Array, ""]:
-    """What errors are measured against: the multipliers' sum, but neither below 1 nor so large that anything would pass.
+    """The unit of errors: the sum of the multipliers, at least 1 and at most `HEAVIEST`, beyond which any error would pass.
 
     Multipliers are unbounded where opposite rows leave no interior.
     """

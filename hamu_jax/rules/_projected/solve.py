@@ -11,13 +11,13 @@ from hamu_jax.rules._projected.interior_point import maximise
 from hamu_jax.rules._projected.program import Point, Program
 
 NEVER = -2.0  # below any inner product of unit vectors: a row that requires nothing
-UNREACHABLE = 2.0  # above any
+UNREACHABLE = 2.0  # above any inner product of unit vectors
 MARGIN = 1e-3  # a point that exceeds all requirements by this much shows that there is a choice
 CLOSE = 64.0  # in units of rounding: levels that differ by less are the same
 
 
 class Solution(NamedTuple):
-    """What `solve` found.
+    """What `solve` returns.
 
     Attributes:
       coefficients: `[m + 1]`, the step is `u = sum_i coefficients_i row_i`, to be subtracted.
@@ -66,11 +66,11 @@ def solve(gram: Float[Array, "k k"], required: Float[Array, " m"], radius: Float
     dimensions, or protected losses leave hardly any room, float32 may end at 1e-3, in the optimum more than in the
     constraints. Only inner products are known, so that in float32 nothing that lies closer together than an angle of about
     3e-4 (the root of its rounding) can be told apart. Within `fraction = 1 +- 1e-5` (float32; 1e-14 in float64) the step is
-    the one that reaches the fraction: there is hardly another.
+    the one that reaches the fraction: the feasible steps hardly differ.
 
     Edge cases: where the ball does not bind, or row 0 is zero, the step is of the shortest kind that the active
-    requirements determine; a requirement on a zero row, on opposite rows, or with radius 0 has `t = 0`, and then there is
-    no step, since none helps all; duplicated rows share their multiplier; a requirement of 0 or less on a zero row is
+    requirements determine; a requirement on a zero row, on opposite rows, or with radius 0 has `t = 0`, and then there
+    is no step, since no step helps all; duplicated rows share their multiplier; a requirement of 0 or less on a zero row is
     void. Non-finite input gives no step, fraction 0 and an infinite `kkt`.
 
     Args:

@@ -1,4 +1,4 @@
-"""One step with a promise to every request: the parts of `step`, for many forget objectives at once."""
+"""One step with a guarantee for every request: what `step` does, for many forget objectives at once."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from hamu_jax._gradients.implicit_passes import stack_products, stack_sum
 from hamu_jax._gradients.implicit_stack import ImplicitStack
+from hamu_jax._gradients.implicit_stack_operations import stack_products, stack_sum
 from hamu_jax._kernel.blocks import Partition, partition
 from hamu_jax._kernel.budget import Budget, shares
 from hamu_jax._kernel.hardness import Geometry, Hardness
@@ -25,7 +25,7 @@ class Requests(NamedTuple):
 
     Attributes:
       fraction: `[blocks]`, the common fraction `t` of all requirements that the block's ball allows; 1 if all are met.
-      multipliers: `[blocks, m]`, how much each request binds: at 0 it is met without being asked for.
+      multipliers: `[blocks, m]`, how much each request binds: 0 means that the step meets it anyway.
       kkt: `[blocks]`, the largest violation of an optimality condition of the block's problem, relative.
       change: `[m]`, predicted change of each forget loss, per unit of learning rate.
       present: `[m]`, whether the request has an example in the batch: one without has no constraint and is
@@ -55,7 +55,7 @@ def step_requests(
     Args:
       retain: the retain gradient; with `protected`, `[k, ...]`, one per group: their mean is the objective, and no group's
         loss may rise to first order.
-      forget: `[m, ...]`, the gradients of the forget losses, or what stands for them.
+      forget: `[m, ...]`, the gradients of the forget losses, or an implicit stack of them.
       improvement: the required improvement of each.
       radius: as in `step.step`.
       settings: as in `step.step`.
@@ -73,8 +73,8 @@ def step_requests(
     budget = _allocate(gram, jnp.where(present, improvement, 0.0), radius, settings)
     clip = scale[1 : 1 + improvement.shape[0]]
     budget = budget._replace(improvement=limited(budget.improvement, remaining, clip))
-    others = gram.shape[-1] - 1 - improvement.shape[0]
-    required = jnp.pad(budget.improvement, ((0, 0), (0, others)))  # a protected group: its loss must not rise
+    protected_rows = gram.shape[-1] - 1 - improvement.shape[0]
+    required = jnp.pad(budget.improvement, ((0, 0), (0, protected_rows)))  # a protected group: its loss must not rise
     combination = jax.vmap(settings.rule.solve)(Problem(gram, jnp.zeros_like(budget.radius), required, budget.radius))
     finite = usable(jnp.all(jnp.isfinite(gram), axis=(-2, -1)), budget)
     fall = jnp.einsum("bij,bj->bi", gram, combination.rows, precision="highest") / scale[None, :]
@@ -88,7 +88,7 @@ def step_requests(
         finite=finite,
         rule=settings.rule,
     )
-    update = _combine(stacks, combination.rows * scale[None, :], blocks, keep=jnp.all(finite))
+    update = _weighted_sum(stacks, combination.rows * scale[None, :], blocks, keep=jnp.all(finite))
     assert combination.solution is not None, "a rule for many requests gives one"
     fraction, multipliers, kkt = combination.solution
     multipliers = multipliers[:, : improvement.shape[0]]
@@ -105,66 +105,66 @@ def _lowered(forget: Tree | ImplicitStack, present: Bool[Array, " m"]) -> Tree |
 
 def _joint_gram(stacks: Sequence[Tree | ImplicitStack], blocks: Partition) -> Float[Array, "blocks m m"]:
     """The Gram matrix of all stacks' rows, without stacking them."""
-    held = {i: stack for i, stack in enumerate(stacks) if not isinstance(stack, ImplicitStack)}
-    inner = {(i, j): cross_gram(held[i], held[j], blocks) for i in held for j in held if i <= j}
+    explicit = {i: stack for i, stack in enumerate(stacks) if not isinstance(stack, ImplicitStack)}
+    inner = {(i, j): cross_gram(explicit[i], explicit[j], blocks) for i in explicit for j in explicit if i <= j}
     for i, stack in enumerate(stacks):
         if isinstance(stack, ImplicitStack):
-            inner[i, i], cross = stack_products(stack, list(held.values()), blocks)
-            inner |= {(j, i): products for j, products in zip(held, cross, strict=True)}
-    parts = range(len(stacks))
+            inner[i, i], cross = stack_products(stack, list(explicit.values()), blocks)
+            inner |= {(j, i): products for j, products in zip(explicit, cross, strict=True)}
+    indices = range(len(stacks))
     return jnp.concatenate(
         [
-            jnp.concatenate([inner[i, j] if (i, j) in inner else jnp.swapaxes(inner[j, i], -1, -2) for j in parts], axis=-1)
-            for i in parts
+            jnp.concatenate([inner[i, j] if (i, j) in inner else jnp.swapaxes(inner[j, i], -1, -2) for j in indices], axis=-1)
+            for i in indices
         ],
         axis=-2,
     )
 
 
-def _combine(
+def _weighted_sum(
     stacks: Sequence[Tree | ImplicitStack], coefficients: Float[Array, "blocks rows"], blocks: Partition, *, keep: Array
 ) -> Tree:
-    """The weighted sum of all stacks' rows; one that is not held gives its own sum, as a single row."""
+    """The weighted sum of all stacks' rows; an implicit stack contributes its weighted sum as a single row."""
     sizes = [x.count if isinstance(x, ImplicitStack) else jax.tree.leaves(x)[0].shape[0] for x in stacks]
     ends = list(itertools.accumulate(sizes))
-    held: list[Tree] = []
+    rows: list[Tree] = []
     weights: list[Array] = []
     for stack, begin, end in zip(stacks, [0, *ends], ends, strict=False):
-        own = coefficients[:, begin:end]
+        of_stack = coefficients[:, begin:end]
         if isinstance(stack, ImplicitStack):
-            held.append(jax.tree.map(lambda x: x[None], stack_sum(stack, own, blocks)))
-            weights.append(jnp.ones_like(own[:, :1]))
+            rows.append(jax.tree.map(lambda x: x[None], stack_sum(stack, of_stack, blocks)))
+            weights.append(jnp.ones_like(of_stack[:, :1]))
         else:
-            held.append(stack)
-            weights.append(own)
-    return weighted_rows(held, jnp.concatenate(weights, axis=1), blocks, keep=keep)
+            rows.append(stack)
+            weights.append(of_stack)
+    return weighted_rows(rows, jnp.concatenate(weights, axis=1), blocks, keep=keep)
 
 
 def _without(gram: Float[Array, "blocks k k"], present: Bool[Array, " m"]) -> Float[Array, "blocks k k"]:
     """The Gram matrix with the rows of absent requests set to 0."""
-    there = jnp.ones(gram.shape[-1], bool).at[1 : 1 + present.shape[0]].set(present)
-    return jnp.where(there[:, None] & there[None, :], gram, 0.0)
+    is_present = jnp.ones(gram.shape[-1], bool).at[1 : 1 + present.shape[0]].set(present)
+    return jnp.where(is_present[:, None] & is_present[None, :], gram, 0.0)
 
 
 def _number(present: Bool[Array, " m"], dtype: Any) -> Float[Array, ""]:
-    """How many requests a mean is over; 1 where there are none, whose sums are 0."""
+    """The number of requests in a mean; 1 if there is none, whose sums are 0."""
     return jnp.maximum(jnp.sum(present), 1).astype(dtype)
 
 
 def _allocate(
     gram: Float[Array, "blocks k k"], improvement: Float[Array, " m"], radius: Float[Array, ""] | None, settings: Settings
 ) -> Budget:
-    """Every request's requirement, shared out among the blocks as if it were alone: `improvement` is `[blocks, m]`."""
+    """Each request's requirement, divided among the blocks independently of the others: `improvement` is `[blocks, m]`."""
     squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
     rows = slice(1, 1 + improvement.shape[0])
 
     longest = radii(squares[:, 0], radius)
     free = longest**2 if settings.distribution == "cosine" else squares[:, 0]
 
-    def of_one(square: Array, inner: Array) -> Array:
+    def of_request(square: Array, inner: Array) -> Array:
         return shares(settings.distribution, free, square, -inner)
 
-    weights = jax.vmap(of_one, in_axes=1, out_axes=1)(squares[:, rows], gram[:, 0, rows])
+    weights = jax.vmap(of_request, in_axes=1, out_axes=1)(squares[:, rows], gram[:, 0, rows])
     return Budget(improvement[None, :] * weights, longest)
 
 

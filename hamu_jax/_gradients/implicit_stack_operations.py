@@ -1,4 +1,4 @@
-"""What can be asked of a stack of gradients that is not held: its inner products, its weighted sums, its rows along a step."""
+"""Operations on an `ImplicitStack`: its inner products, its weighted sums, and its rows' products with one direction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from hamu_jax._kernel.inner_products import Tree
 
 
 def stack_products(stack: ImplicitStack, others: Sequence[Tree], partition: Partition) -> Products:
-    """Inner products of the rows with each other, and with the rows of stacks that are held."""
+    """Inner products of the rows with each other, and with the rows of explicit stacks."""
     examples = Examples(stack.batch, stack.member, stack.shares)
     return products(
         stack.loss,
@@ -32,15 +32,15 @@ def stack_products(stack: ImplicitStack, others: Sequence[Tree], partition: Part
 def stack_sum(stack: ImplicitStack, coefficients: Float[Array, "blocks m"], partition: Partition) -> Tree:
     """The weighted sum of the rows, in float32 or wider: every example is differentiated once more."""
 
-    def some(params: Tree, examples: Any, shares: Array) -> Tree:
+    def of_microbatch(params: Tree, examples: Any, shares: Array) -> Tree:
         batch, member = examples
         return weighted_each_grad(stack.loss, params, Examples(batch, member, shares), coefficients, partition)
 
-    return microbatched(some, stack.microbatch_size)(stack.params, (stack.batch, stack.member), stack.shares)
+    return microbatched(of_microbatch, stack.microbatch_size)(stack.params, (stack.batch, stack.member), stack.shares)
 
 
 def stack_changes(stack: ImplicitStack, direction: Tree) -> Float[Array, " m"]:
-    """`<row_i, direction>` for every row, by forward mode: for about two forward passes."""
+    """`<row_i, direction>` for every row, by forward-mode differentiation: the cost is about two forward passes."""
     along = directional(stack.loss, stack.params, stack.batch, direction, stack.microbatch_size)
     shares = stack.shares.astype(along.dtype)
     return jax.ops.segment_sum(jnp.where(shares != 0, shares * along, 0.0), stack.member, stack.count)

@@ -1,4 +1,4 @@
-"""The rules that promise an improvement: HAMU-Q and HAMU-U in closed form, and a promise to every request."""
+"""HAMU-Q and HAMU-U: the step in closed form that guarantees an improvement of one objective."""
 
 from typing import Literal, TypeAlias, get_args
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from hamu_jax._base import validate
 from hamu_jax._kernel.hardness import Regime
 from hamu_jax._kernel.inner_products import ratio
-from hamu_jax.rules._projected.solve import solve
 from hamu_jax.rules._rule import Combination, Problem, Rule, make
 
 Infeasible: TypeAlias = Literal["scale", "ascend", "skip"]
@@ -56,30 +55,6 @@ def hamu_u(infeasible: Infeasible = "scale") -> Rule:
     return make(_closed_form, guaranteed="retain", promises=True, infeasible=infeasible)
 
 
-def projected() -> Rule:
-    """A guarantee for every request: lower the retain loss most while each of `m` forget losses rises by at least `q_i`.
-
-    Solves, per block, `min <g_r, d>` subject to `<g_f,i, d> >= q_i` for `i = 1..m` and `|d| <= r`, from inner products alone.
-    With one request it is `hamu_q`.
-
-    Guarantees: the requirements and the ball hold up to the KKT residual that is reported; see `rules._projected.solve`
-    for edge cases. If no such `d` exists the step meets the largest common fraction `t` of all requirements that the ball
-    allows, and `t` is reported.
-
-    Source: docs/mathematics.md, section 5.
-    """
-    return make(_projected, many=True, promises=True)
-
-
-def _projected(problem: Problem) -> Combination:
-    """Many requests, in Gram space."""
-    found = solve(problem.gram, problem.improvement, problem.radius)
-    unmet, binding = found.fraction < 1, jnp.any(found.multipliers > 0)
-    regime = jnp.where(unmet, Regime.INFEASIBLE, jnp.where(binding, Regime.RECTIFIED, Regime.DIRECT)).astype(jnp.int32)
-    solution = (found.fraction, found.multipliers, found.kkt)
-    return Combination(found.coefficients, jnp.zeros_like(problem.radius), regime, solution)
-
-
 def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:
     """Maximise the decrease of row 0's loss, given that row 1's decreases by `q`, in a ball (docs/mathematics.md, section 2).
 
@@ -120,5 +95,5 @@ def _closed_form(problem: Problem, *, infeasible: Infeasible) -> Combination:
 
 
 def _check_infeasible(infeasible: str) -> None:
-    """Raises on an unknown fallback."""
+    """Checks the name of what to do in the infeasible case."""
     validate.choice("infeasible", infeasible, get_args(Infeasible))
