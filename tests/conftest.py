@@ -22,7 +22,8 @@ install_import_hook([f"hamu_jax.{name}" for name in CHECKED], "beartype.beartype
 hypothesis.settings.register_profile("fixed", max_examples=50, deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("fixed")
 
-collect_ignore = ["data/make_llama_fixtures.py"]  # needs torch, transformers and peft, in an environment of its own
+# They need torch, transformers and peft, in an environment of their own.
+collect_ignore = ["data/make_llama_fixtures.py", "data/make_template_fixtures.py"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -91,7 +91,7 @@ def solve_one(retain: Any, forget: Any) -> dict[str, Answer]:
         rows = step.order(retain, forget, next(iter(group.values())))
         measured = step.measure(rows, blocks, None)
         nothing = Budget(*jnp.zeros([2, 1], retain.dtype))
-        solved = [step.solve(measured, nothing, rule) for rule in group.values()]
+        solved = [step.solve_blocks(measured, nothing, rule) for rule in group.values()]
 
         def finish(combination: Any, rows: Any = rows, measured: Any = measured) -> Any:
             return step.update(rows, measured, combination, blocks), -step.decrease(measured, combination)[0]

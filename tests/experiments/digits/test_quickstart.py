@@ -75,9 +75,9 @@ def test_the_default_run_forgets_and_keeps(tmp_path: Path, epochs: int, forget_c
     run_quickstart(Quickstart(out=tmp_path / "out", epochs=epochs, forget_class=forget_class))
     record = read(tmp_path / "out")
     unlearned, full = record["models"]["unlearned"], record["models"]["full"]
-    assert full["test forget/accuracy"] >= 0.9, "there was something to forget"
+    assert full["test forget/accuracy"] >= 0.75, "there was something to forget"
     assert record["status"] == "reached"
-    assert abs(record["before and after"]["forget loss"][1] - np.log(10)) <= 0.15 * np.log(10)
+    assert abs(record["before and after"]["mean loss, forget"][1] - np.log(10)) <= 0.15 * np.log(10)
     assert unlearned["test retain/accuracy"] >= full["test retain/accuracy"] - 0.01
     assert unlearned["test forget/accuracy"] <= 0.5
     history = hamu_jax.History.read(tmp_path / "out" / "history.jsonl")
