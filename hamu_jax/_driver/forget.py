@@ -13,6 +13,7 @@ from hamu_jax._base import validate
 from hamu_jax._base.history import History
 from hamu_jax._datasets.batches import is_arrays
 from hamu_jax._driver.checkpoints import Checkpoints
+from hamu_jax._driver.fingerprint import of_value
 from hamu_jax._driver.forget_outcome import Forgotten, conclude
 from hamu_jax._driver.forget_problem import OUTSIDE, Band, ForgetProblem, band_of, chance_level, set_aside
 from hamu_jax._driver.keep_best import KeepBest
@@ -138,11 +139,7 @@ def forget(
         "tolerance": tolerance,
         "max_cost": max_cost,
         "blocks": "a function" if callable(blocks) else str(blocks),
-        "rule": "default"
-        if rule is None
-        else rule.solve.__qualname__
-        if hasattr(rule.solve, "__qualname__")
-        else str(rule.solve),
+        "rule": "default" if rule is None else of_value("rule", rule.solve),
         "requests": None if requests is None else requests.count,
         "cosine": COSINE,
     }

@@ -1,6 +1,7 @@
 """What `forget` is given, and how far the forget set is from its level."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -90,7 +91,7 @@ class ForgetProblem:
             self.evaluated(), every=every, batch_size=self.batch_size, band=self.band, requests=self.requests
         )
 
-    @property
+    @functools.cached_property
     def is_done(self) -> bool:
         """Whether the original parameters have forgotten already: every request is in its band or above it."""
         losses = request_losses(self.loss, self.params, self.forget, self.requests, batch_size=self.batch_size)

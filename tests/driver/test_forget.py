@@ -11,6 +11,7 @@ from tiny_runs import bits
 
 import hamu_jax
 from hamu_jax import Checkpoints, Groups, rules
+from hamu_jax._driver.fingerprint import of_value
 
 AXES = np.eye(3, dtype=np.float32)
 
@@ -145,6 +146,10 @@ def test_a_rule_without_promises_ends_at_the_level() -> None:
     result = hamu_jax.forget(distance, START, RETAIN, rows("first"), level=2.0, rule=rules.gdiff(), **QUIET, tolerance=0.3)
     assert result.status == "reached"
     assert result.losses["forget"].after == pytest.approx(2.0, rel=0.3)
+    told = result.problem.settings["rule"]
+    assert told == of_value("rule", rules.gdiff().solve)
+    assert told != of_value("rule", rules.ascent().solve)
+    assert "0x" not in str(told), "an address says nothing to another process"
 
 
 def test_a_forget_set_without_a_gradient_is_not_forgotten() -> None:
