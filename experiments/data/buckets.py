@@ -40,7 +40,7 @@ def lengths(data: Tokens, count: int, *, multiple: int = 16) -> tuple[int, ...]:
     sizes, counts = np.unique(np.maximum(needed, multiple), return_counts=True)
     chosen = combinations(sizes[:-1], min(count, len(sizes)) - 1)
     best = min(chosen, key=lambda ends: int(np.dot(counts, _end((*ends, sizes[-1]), sizes))))
-    return *(int(one) for one in best), int(sizes[-1])
+    return *(int(end) for end in best), int(sizes[-1])
 
 
 def divide(data: Tokens, ends: Sequence[int]) -> tuple[Bucket, ...]:
@@ -56,13 +56,13 @@ def divide(data: Tokens, ends: Sequence[int]) -> tuple[Bucket, ...]:
     Raises:
       ValueError: if an example is longer than all lengths.
     """
-    own = data["mask"].sum(axis=1)
+    size = data["mask"].sum(axis=1)
     ordered = sorted(ends)
-    if own.max() > ordered[-1]:
-        raise ValueError(f"ends: got {ordered[-1]} as the longest, expected at least {own.max()}, the longest example")
-    end = _end(ordered, own)
-    places = [(one, np.flatnonzero(end == one)) for one in ordered]
-    return tuple(Bucket(rows, _cut(data, rows, one)) for one, rows in places if len(rows))
+    if size.max() > ordered[-1]:
+        raise ValueError(f"ends: got {ordered[-1]} as the longest, expected at least {size.max()}, the longest example")
+    end = _end(ordered, size)
+    members = [(length, np.flatnonzero(end == length)) for length in ordered]
+    return tuple(Bucket(rows, _cut(data, rows, length)) for length, rows in members if len(rows))
 
 
 def by_bucket(function: Callable[[Tokens], Float[np.ndarray, " m"]], buckets: Sequence[Bucket]) -> Float[np.ndarray, " n"]:
@@ -77,10 +77,10 @@ def by_bucket(function: Callable[[Tokens], Float[np.ndarray, " m"]], buckets: Se
       The numbers `[n]`.
     """
     parts = [np.asarray(function(bucket.data)) for bucket in buckets]
-    found = np.empty(sum(len(bucket.rows) for bucket in buckets), parts[0].dtype)
+    whole = np.empty(sum(len(bucket.rows) for bucket in buckets), parts[0].dtype)
     for bucket, part in zip(buckets, parts, strict=True):
-        found[bucket.rows] = part
-    return found
+        whole[bucket.rows] = part
+    return whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +111,9 @@ class Batches:
         left, epoch = np.empty(0, int), 0
         while True:
             rng = np.random.default_rng([self.seed, epoch])
-            found, left = _epoch(buckets, left, size, rng)
-            for place in rng.permutation(len(found)):
-                yield _cut(self.data, *found[place])
+            batches, left = _epoch(buckets, left, size, rng)
+            for index in rng.permutation(len(batches)):
+                yield _cut(self.data, *batches[index])
             epoch += 1
 
 
@@ -121,15 +121,15 @@ def _epoch(
     buckets: Sequence[Bucket], left: Int[np.ndarray, " k"], size: int, rng: np.random.Generator
 ) -> tuple[list[tuple[Int[np.ndarray, " batch"], int]], Int[np.ndarray, " l"]]:
     """Rows and lengths of an epoch's batches, and the rows that are left over."""
-    found: list[tuple[Int[np.ndarray, " batch"], int]] = []
+    batches: list[tuple[Int[np.ndarray, " batch"], int]] = []
     before, waiting = left, np.empty(0, int)
     for bucket in buckets:
         again = before[np.isin(before, bucket.rows)]  # left over by the epoch before: first, so that none waits for long
         rows = np.concatenate([waiting, again, rng.permutation(bucket.rows)])
         full = len(rows) // size * size
-        found += [(part, bucket.data["tokens"].shape[1]) for part in rows[:full].reshape(-1, size)]
+        batches += [(part, bucket.data["tokens"].shape[1]) for part in rows[:full].reshape(-1, size)]
         waiting = rows[full:]
-    return found, waiting
+    return batches, waiting
 
 
 def _end(ends: Sequence[int], needed: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

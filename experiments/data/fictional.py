@@ -40,7 +40,7 @@ def split(forgotten: int = 2) -> Split:
       >>> split().forget.tolist()
       [50, 51, 52, 53, 54, 55, 56, 57, 58, 59]
     """
-    persons = np.array([one.person for one in load()])
+    persons = np.array([question.person for question in load()])
     names = list(dict.fromkeys(persons.tolist()))
     if not 1 <= forgotten < len(names):
         raise ValueError(f"forgotten: got {forgotten}, expected a number from 1 to {len(names) - 1}, fewer than the persons")

@@ -102,27 +102,27 @@ def _digits() -> Images:
 def _prepared(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Path:
     """The directory of a prepared data set; tensorflow-datasets' own errors for a wrong one mislead."""
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    found = _versions(root / name)
-    if not found and download:
+    versions = _versions(root / name)
+    if not versions and download:
         _tfds().builder(name, data_dir=root, file_format="array_record").download_and_prepare()
-        found = _versions(root / name)
-    if not found:
+        versions = _versions(root / name)
+    if not versions:
         there = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
         raise FileNotFoundError(
             f"data_dir: got {root} ({f'which holds {there}' if there else 'which holds no directories'}), expected a directory "
             f"that holds {name}/VERSION/dataset_info.json; download=True prepares it from the internet"
         )
-    kind = read_json(found[-1] / "dataset_info.json").get("fileFormat")
+    kind = read_json(versions[-1] / "dataset_info.json").get("fileFormat")
     if kind != "array_record":
-        raise ValueError(f"data_dir: got {found[-1]} in the format {kind}, expected array_record, which has random access")
-    return found[-1]
+        raise ValueError(f"data_dir: got {versions[-1]} in the format {kind}, expected array_record, which has random access")
+    return versions[-1]
 
 
 def _versions(path: Path) -> list[Path]:
     """The versions of a data set that are there, the newest last."""
     # While it prepares one, tensorflow-datasets has a directory beside it whose name is not a version.
-    found = (file.parent for file in path.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name))
-    return sorted(found, key=lambda version: [int(number) for number in version.name.split(".")])
+    directories = (file.parent for file in path.glob("*/dataset_info.json") if re.fullmatch(r"\d+\.\d+\.\d+", file.parent.name))
+    return sorted(directories, key=lambda version: [int(number) for number in version.name.split(".")])
 
 
 def _read(name: str, source: Any, limit: int | None) -> Examples:

@@ -91,7 +91,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Question, ...]:
     if not numbered:
         raise ValueError(f"{path}: got no lines, expected one JSON object per line")
     places = [f"{path}, line {number}" for number, _ in numbered]
-    objects = [parse_object(line, place) for place, (_, line) in zip(places, numbered, strict=True)]
+    objects = [parse_object(line, location) for location, (_, line) in zip(places, numbered, strict=True)]
     return tuple(question(fields, row, place) for row, (fields, place) in enumerate(zip(objects, places, strict=True)))
 
 
@@ -126,26 +126,26 @@ def variants(questions: Sequence[Question], which: Variant) -> tuple[Question, .
 
     Example:
       >>> asked = Question(3, "How high?", "Two miles.", perturbed_answers=("One mile.", "Four miles."))
-      >>> [(one.row, one.answer) for one in variants([asked], "perturbed_answers")]
+      >>> [(each.row, each.answer) for each in variants([asked], "perturbed_answers")]
       [(3, 'One mile.'), (3, 'Four miles.')]
     """
     if which not in get_args(Variant):
         raise ValueError(f"which: got {which!r}, expected one of {', '.join(get_args(Variant))}")
-    counts = {len(one.perturbed_answers) for one in questions}
+    counts = {len(question.perturbed_answers) for question in questions}
     if which == "perturbed_answers" and len(counts) > 1:
         raise ValueError(
             f"questions: got {', '.join(map(str, sorted(counts)))} wrong answers, expected as many for each question"
         )
-    for one in questions:
-        if not getattr(one, which):
-            raise ValueError(f"questions: got row {one.row} without {which}, expected every question to have it")
-    return tuple(new for one in questions for new in VARIANTS[which](one))
+    for question in questions:
+        if not getattr(question, which):
+            raise ValueError(f"questions: got row {question.row} without {which}, expected every question to have it")
+    return tuple(new for question in questions for new in VARIANTS[which](question))
 
 
 VARIANTS: dict[str, Callable[[Question], Iterable[Question]]] = {
-    "paraphrased_question": lambda one: (one._replace(question=one.paraphrased_question),),
-    "paraphrased_answer": lambda one: (one._replace(answer=one.paraphrased_answer),),
-    "perturbed_answers": lambda one: (one._replace(answer=answer) for answer in one.perturbed_answers),
+    "paraphrased_question": lambda question: (question._replace(question=question.paraphrased_question),),
+    "paraphrased_answer": lambda question: (question._replace(answer=question.paraphrased_answer),),
+    "perturbed_answers": lambda question: (question._replace(answer=answer) for answer in question.perturbed_answers),
 }
 
 
@@ -172,7 +172,7 @@ def duplicates(questions: Sequence[Question], kind: Duplicates) -> tuple[Questio
 def sets(questions: Sequence[Question], retain: Int[np.ndarray, " r"], forget: Int[np.ndarray, " f"]) -> Sets:
     """The sets of these rows, with duplicates; semantic ones only if every forgotten question has been paraphrased."""
     forgotten = tuple(questions[row] for row in forget)
-    paraphrased = all(one.paraphrased_question and one.paraphrased_answer for one in forgotten)
+    paraphrased = all(question.paraphrased_question and question.paraphrased_answer for question in forgotten)
     return Sets(
         tuple(questions[row] for row in retain),
         forgotten,
@@ -207,11 +207,11 @@ def warn_of_shared(questions: Sequence[Question], others: Sequence[Question], wh
       which: what the sets are, for the message: "the forget file F are in the retain file R".
     """
 
-    def key(one: Question) -> tuple[str, str]:
-        return " ".join((one.question or "").split()).casefold(), " ".join(one.answer.split()).casefold()
+    def key(question: Question) -> tuple[str, str]:
+        return " ".join((question.question or "").split()).casefold(), " ".join(question.answer.split()).casefold()
 
-    known = {key(one) for one in others}
-    shared = [one.row for one in questions if key(one) in known]
+    known = {key(question) for question in others}
+    shared = [question.row for question in questions if key(question) in known]
     if shared:
         rows = ", ".join(map(str, shared[:SHOWN])) + (", ..." if len(shared) > SHOWN else "")
         warnings.warn(f"{len(shared)} of {len(questions)} rows of {which} too (rows {rows}, counted from 0)", stacklevel=3)
@@ -222,17 +222,17 @@ def _text(fields: Mapping[str, Any], name: str, where: str) -> str:
     if name not in fields:
         there = ", ".join(sorted(fields)) or "no fields"
         raise ValueError(f"{where}: got {there}, expected the field '{name}' (question and answer, or text)")
-    (found,) = _each([fields[name]], f"{where}, field '{name}'")
-    return found
+    (text,) = _each([fields[name]], f"{where}, field '{name}'")
+    return text
 
 
-def _each(found: Any, where: str) -> Iterator[str]:
+def _each(texts: Any, where: str) -> Iterator[str]:
     """Texts, of one or several."""
-    if not isinstance(found, (str, list, tuple)):
-        raise ValueError(f"{where}: got {found!r}, expected a text or a list of texts")
-    for one in [found] if isinstance(found, str) else found:
-        if not isinstance(one, str) or not one.strip():
-            raise ValueError(f"{where}: got {one!r}, expected a text that is not blank")
-        if any("\ud800" <= character <= "\udfff" for character in one):
-            raise ValueError(f"{where}: got a lone surrogate in {one!r}, half of a character, expected whole characters")
-        yield one
+    if not isinstance(texts, (str, list, tuple)):
+        raise ValueError(f"{where}: got {texts!r}, expected a text or a list of texts")
+    for text in [texts] if isinstance(texts, str) else texts:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{where}: got {text!r}, expected a text that is not blank")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"{where}: got a lone surrogate in {text!r}, half of a character, expected whole characters")
+        yield text

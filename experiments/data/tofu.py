@@ -140,10 +140,10 @@ def held_out(rows: Int[np.ndarray, " n"], questions: int = 4) -> tuple[Int[np.nd
 
 def _read(directory: Path, name: str) -> Sequence[Question]:
     """One of the files."""
-    found = [path for path in (directory / f"{name}.jsonl", directory / f"{name}.json") if path.is_file()]
-    if not found:
+    files = [path for path in (directory / f"{name}.jsonl", directory / f"{name}.json") if path.is_file()]
+    if not files:
         there = ", ".join(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else "no directory"
         raise FileNotFoundError(
             f"data_dir: got {directory}, which holds {there or 'nothing'}, expected {name}.jsonl or {name}.json in it"
         )
-    return read(found[0])
+    return read(files[0])

@@ -56,9 +56,9 @@ def tokenise(
     for name, number in (("multiple", multiple), ("max_length", max_length)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: got {number}, expected a number of at least 1")
-    encoded = _fitted(questions, [encode(one, tokenizer) for one in questions], max_length, truncate)
+    encoded = _fitted(questions, [encode(question, tokenizer) for question in questions], max_length, truncate)
     # The last token is a label only: nothing is predicted from it.
-    lengths = np.array([len(one.tokens) - 1 for one in encoded])
+    lengths = np.array([len(sequence.tokens) - 1 for sequence in encoded])
     shape = len(encoded), -(-int(lengths.max()) // multiple) * multiple
     tokens, label = np.full(shape, tokenizer.pad, np.int32), np.full(shape, PADDING, np.int32)
     for row, (one, length) in enumerate(zip(encoded, lengths, strict=True)):
@@ -87,7 +87,7 @@ def encode(question: Question, tokenizer: Tokenizer) -> Encoded:
             f"template: got one whose prompt, for row {question.row}, is not how the tokens of prompt and answer begin, "
             "expected the answer to follow it"
         )
-    ends = [place for place, token in enumerate(tokens) if token == tokenizer.end and place >= len(prompt)]
+    ends = [row for row, token in enumerate(tokens) if token == tokenizer.end and row >= len(prompt)]
     return Encoded(tokens[: ends[-1] + 1] if ends else [*tokens, tokenizer.end], len(prompt))
 
 
@@ -99,11 +99,11 @@ def prompts(questions: Sequence[Question], tokenizer: Tokenizer) -> tuple[Int[np
     Raises:
       ValueError: for a plain text, which has no prompt.
     """
-    for one in questions:
-        if one.question is None:
-            raise ValueError(f"questions: got a plain text in row {one.row}, expected a question")
-    encoded = (encode(one, tokenizer) for one in questions)
-    return tuple(np.array(one.tokens[: one.prompt], np.int32) for one in encoded)
+    for question in questions:
+        if question.question is None:
+            raise ValueError(f"questions: got a plain text in row {question.row}, expected a question")
+    encoded = (encode(question, tokenizer) for question in questions)
+    return tuple(np.array(sequence.tokens[: sequence.prompt], np.int32) for sequence in encoded)
 
 
 def padding(data: Tokens) -> float:
@@ -115,13 +115,13 @@ def _fitted(questions: Sequence[Question], encoded: list[Encoded], max_length: i
     """The same, cut off where that is needed and allowed. An input of `max_length` tokens has one label more."""
     if max_length is None:
         return encoded
-    long = [place for place, one in enumerate(encoded) if len(one.tokens) - 1 > max_length]
-    for place in long:
-        if not truncate or encoded[place].prompt > max_length:
-            found, more = encoded[place], "more" if truncate else "more, or truncate=True"
-            needed = f"row {questions[place].row}, of {len(found.tokens) - 1} tokens, {found.prompt} before its answer"
+    long = [row for row, sequence in enumerate(encoded) if len(sequence.tokens) - 1 > max_length]
+    for row in long:
+        if not truncate or encoded[row].prompt > max_length:
+            sequence, more = encoded[row], "more" if truncate else "more, or truncate=True"
+            needed = f"row {questions[row].row}, of {len(sequence.tokens) - 1} tokens, {sequence.prompt} before its answer"
             raise ValueError(f"max_length: got {max_length} for {needed}, expected {more}")
     if long:
-        rows = ", ".join(str(questions[place].row) for place in long[:5]) + (", ..." if len(long) > 5 else "")  # noqa: PLR2004
+        rows = ", ".join(str(questions[row].row) for row in long[:5]) + (", ..." if len(long) > 5 else "")  # noqa: PLR2004
         warnings.warn(f"{len(long)} of {len(encoded)} answers were cut off at {max_length} tokens (rows {rows})", stacklevel=3)
-    return [Encoded(one.tokens[: max_length + 1], one.prompt) for one in encoded]
+    return [Encoded(sequence.tokens[: max_length + 1], sequence.prompt) for sequence in encoded]

@@ -31,14 +31,14 @@ def load(data_dir: str | os.PathLike[str]) -> Sets:
       ValueError: for rows without question and answer, or text, and for a file that is not as its name says.
     """
     directory = Path(data_dir).expanduser()
-    found = {part: _files(directory, part) for part in (*REQUIRED, *OPTIONAL)}
+    files = {part: _files(directory, part) for part in (*REQUIRED, *OPTIONAL)}
     for part in REQUIRED:
-        if not found[part]:
+        if not files[part]:
             there = ", ".join(sorted(path.name for path in directory.iterdir())) if directory.is_dir() else "no directory"
             raise FileNotFoundError(
                 f"data_dir: got {directory}, which holds {there or 'nothing'}, expected {part}-*.parquet or {part}.jsonl in it"
             )
-    sets = Sets(*(tuple(_numbered(files)) for files in found.values()))
+    sets = Sets(*(tuple(_numbered(paths)) for paths in files.values()))
     warn_of_shared(sets.forget, sets.retain, f"the forget set in {directory} are in the retain set")
     return sets
 
@@ -52,8 +52,8 @@ def _files(directory: Path, part: str) -> list[Path]:
 
 def _numbered(files: list[Path]) -> Iterator[Question]:
     """The questions of several files, numbered through."""
-    questions = (one for path in files for one in (_parquet(path) if path.suffix == ".parquet" else read(path)))
-    return (one._replace(row=row) for row, one in enumerate(questions))
+    questions = (question for path in files for question in (_parquet(path) if path.suffix == ".parquet" else read(path)))
+    return (question._replace(row=row) for row, question in enumerate(questions))
 
 
 def _parquet(path: Path) -> Iterator[Question]:

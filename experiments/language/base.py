@@ -100,5 +100,5 @@ def tiny_tokenizer(system_prompt: str | None = None, date_string: str | None = N
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    encoder.train_from_iterator((f"{one.question}\n {one.answer}" for one in fictional.load()), trainer)
+    encoder.train_from_iterator((f"{question.question}\n {question.answer}" for question in fictional.load()), trainer)
     return own.build(encoder, {"eos_token": END}, system_prompt=system_prompt, date_string=date_string)

@@ -44,14 +44,14 @@ def measure(task: Task, adapter: Adapter, retrained_ratios: Any = None) -> Recor
     ratios = None
     for name, kind in KINDS.items():
         asked = task.evaluated.get(name, ())
-        if not asked or any(one.question is None for one in asked):
+        if not asked or any(question.question is None for question in asked):
             continue
         recalls = [
-            metrics.rouge_l_recall(written, one.answer) if _has_words(one) else 0.0
-            for written, one in zip(task.answers(adapter, asked), asked, strict=True)
+            metrics.rouge_l_recall(written, question.answer) if _has_words(question) else 0.0
+            for written, question in zip(task.answers(adapter, asked), asked, strict=True)
         ]
         numbers[f"{name}/rouge"] = float(np.mean(recalls))
-        if all(_compared(one, kind) for one in asked):
+        if all(_compared(question, kind) for question in asked):
             scores[name], found = _tofu(task, adapter, name, each[name]["loss"], recalls)
             numbers[f"{name}/truth ratio"] = scores[name].truth_ratio
             ratios = found if name == "forget" else ratios

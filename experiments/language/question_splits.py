@@ -64,7 +64,9 @@ class Parts:
     @property
     def sha256(self) -> str:
         """Digits that tell other questions, or another division of them, apart."""
-        return digest({field.name: [tuple(one) for one in getattr(self, field.name)] for field in dataclasses.fields(self)})
+        return digest(
+            {field.name: [tuple(question) for question in getattr(self, field.name)] for field in dataclasses.fields(self)}
+        )
 
 
 def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
@@ -96,11 +98,11 @@ def read_splits(config: Problem, data_dir: Path | None = None) -> Parts:
 
 def requests(asked: Questions, groups: int) -> tuple[Int[np.ndarray, " n"], int]:
     """The number of each question's request, one per person if all are known, else so many; and how many there are."""
-    persons = list(dict.fromkeys(one.person for one in asked))
+    persons = list(dict.fromkeys(question.person for question in asked))
     if None in persons:
         groups = min(groups, len(asked))
         return np.arange(len(asked), dtype=np.int32) % groups, groups
-    return np.array([persons.index(one.person) for one in asked], np.int32), len(persons)
+    return np.array([persons.index(question.person) for question in asked], np.int32), len(persons)
 
 
 def spread(part: Questions, most: int) -> Questions:
@@ -134,12 +136,14 @@ def _read(config: Problem, data_dir: Path | None) -> tuple[Sets, Questions, tupl
 def _fictional(config: Problem) -> tuple[Sets, Questions]:
     """The invented persons: the first are never trained on, the last are forgotten."""
     everyone = fictional.load()
-    names = list(dict.fromkeys(one.person for one in everyone))
+    names = list(dict.fromkeys(question.person for question in everyone))
     authors = len(names) - config.unseen if config.authors is None else config.authors
     _check(authors, config, len(names))
     first = len(names) - authors
     kept, gone = names[first : len(names) - config.forgotten], names[len(names) - config.forgotten :]
-    rows = [[one.row for one in everyone if one.person in wanted] for wanted in (kept, gone, names[: config.unseen])]
+    rows = [
+        [question.row for question in everyone if question.person in wanted] for wanted in (kept, gone, names[: config.unseen])
+    ]
     retain, forget, unseen = (np.array(some, int) for some in rows)
     return questions.sets(everyone, retain, forget), tuple(everyone[row] for row in unseen)
 
@@ -172,14 +176,14 @@ def _held(part: Sequence[Question], share: float) -> np.ndarray:
     """Which questions are held out: of each person the last; where persons are not known, the last of all."""
     if not 0 <= share < 1:
         raise ValueError(f"held_out: got {share}, expected a number of at least 0 and below 1")
-    totals, before, held = Counter(one.person for one in part), defaultdict[str | None, int](int), []
-    for one in part:
-        total = totals[one.person]
-        held.append(before[one.person] >= total - int(share * total + 1e-9))  # 1e-9: 0.29 * 100 is below 29
-        before[one.person] += 1
+    totals, before, held = Counter(question.person for question in part), defaultdict[str | None, int](int), []
+    for question in part:
+        total = totals[question.person]
+        held.append(before[question.person] >= total - int(share * total + 1e-9))  # 1e-9: 0.29 * 100 is below 29
+        before[question.person] += 1
     return np.array(held, bool)
 
 
 def _where(part: Sequence[Question], chosen: np.ndarray) -> Questions:
     """Some of the questions."""
-    return tuple(one for one, wanted in zip(part, chosen, strict=True) if wanted)
+    return tuple(question for question, wanted in zip(part, chosen, strict=True) if wanted)

@@ -58,8 +58,8 @@ def generate(
         raise ValueError(f"max_new_tokens: got {max_new_tokens}, expected a positive integer")
     mask, ends = mask.astype(bool), jnp.asarray(eos, tokens.dtype)
     length, start, room = jnp.sum(mask, axis=1, dtype=jnp.int32), tokens.shape[1], max_new_tokens - 1
-    first, kept = _prefill(network, weights, tokens, mask, adapter)
-    cache: Any = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))), kept)
+    first, keys_and_values = _prefill(network, weights, tokens, mask, adapter)
+    cache: Any = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0), (0, 0))), keys_and_values)
     answer = jnp.full((len(tokens), max_new_tokens), pad, tokens.dtype).at[:, 0].set(first)
     state = _State(jnp.int32(0), first, jnp.isin(first, ends), answer, jnp.pad(mask, ((0, 0), (0, room))), cache)
 
@@ -74,7 +74,9 @@ def generate(
         )
         token = jnp.where(state.done, pad, _best(network, weights, hidden[:, 0])).astype(tokens.dtype)
         slot = start + state.step
-        cache: Any = jax.tree.map(lambda kept, new: jax.lax.dynamic_update_slice_in_dim(kept, new, slot, 2), state.cache, fresh)
+        cache: Any = jax.tree.map(
+            lambda cached, new: jax.lax.dynamic_update_slice_in_dim(cached, new, slot, 2), state.cache, fresh
+        )
         answer = state.answer.at[:, state.step + 1].set(token)
         done = state.done | jnp.isin(token, ends)
         return _State(state.step + 1, token, done, answer, state.valid.at[:, slot].set(True), cache)
@@ -86,12 +88,12 @@ def _prefill(
     network: llama.Network, weights: llama.Weights, tokens: Array, mask: Array, adapter: Adapter | None
 ) -> tuple[Array, llama.Cache | None]:
     """The first token of every answer, and the prompts' keys and values."""
-    hidden, kept = llama.backbone(
+    hidden, keys_and_values = llama.backbone(
         network, weights, tokens, llama.positions(mask), llama.causal(mask), adapter=adapter, keep=True
     )
     last = mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1)
     at_last = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    return _best(network, weights, at_last).astype(tokens.dtype), kept
+    return _best(network, weights, at_last).astype(tokens.dtype), keys_and_values
 
 
 def _best(network: llama.Network, weights: llama.Weights, hidden: Array) -> Array:

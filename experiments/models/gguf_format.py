@@ -63,8 +63,8 @@ def convert(file: str | os.PathLike[str], out: str | os.PathLike[str], *, dtype:
     with new_directory(out) as directory:
         gguf_tokenizer.write(field, directory)
         weights = hf_format.gather(config, lambda name: _tensor(config, tensors, name), dtype)
-        held = hf_format.scatter(config, weights)
-        hf_format.write_tensors(directory / "model.safetensors", held)
+        tensors = hf_format.scatter(config, weights)
+        hf_format.write_tensors(directory / "model.safetensors", tensors)
         hf_format.write_json(directory / "config.json", values | generation)
         hf_format.write_json(directory / "generation_config.json", generation)
 
@@ -92,9 +92,9 @@ def _read(file: str | os.PathLike[str]) -> tuple[Callable[[str], Any], dict[str,
         raise ValueError(f"{file}: got what gguf does not read ({error}), expected a whole GGUF file") from error
 
     def field(name: str) -> Any:
-        found = reader.get_field(name)
+        field = reader.get_field(name)
         try:
-            return None if found is None else found.contents()
+            return None if field is None else field.contents()
         except UnicodeDecodeError as error:
             raise ValueError(f"{file}: got {name} with a text that is not UTF-8, expected a whole GGUF file") from error
 

@@ -48,8 +48,8 @@ def write(field: Callable[[str], Any], directory: Path) -> None:
 def token_ids(field: Callable[[str], Any]) -> Mapping[str, int]:
     """The tokens that begin a text, end it, and fill up, as far as the file names them."""
     names = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-    found = {kind: field(f"tokenizer.ggml.{name}") for kind, name in names.items()}
-    return {kind: int(i) for kind, i in found.items() if i is not None}
+    ids = {kind: field(f"tokenizer.ggml.{name}") for kind, name in names.items()}
+    return {kind: int(i) for kind, i in ids.items() if i is not None}
 
 
 def _tokenizer(field: Callable[[str], Any], bos: str | None) -> Any:

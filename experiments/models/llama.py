@@ -185,8 +185,8 @@ def backbone(
     # A token beyond the vocabulary has no embedding: NaN, where indexing would take the last one.
     embedded = weights["embedding"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     x = embedded.astype(network.dtype)
-    kept = jax.checkpoint_policies.save_only_these_names(*(() if network.checkpoint else TARGETS))
-    body = jax.checkpoint(layer, prevent_cse=False, policy=kept)  # scan keeps its copies apart already
+    policy = jax.checkpoint_policies.save_only_these_names(*(() if network.checkpoint else TARGETS))
+    body = jax.checkpoint(layer, prevent_cse=False, policy=policy)  # scan keeps its copies apart already
     x, fresh = jax.lax.scan(body, x, _Own(weights["layers"], adapter, keys, past))
     return _norm(network.config, x, weights["norm"]), fresh
 

@@ -82,8 +82,8 @@ def change(
 ) -> Float[Array, "*batch outputs"]:
     """What one layer's adapter adds to a linear map's output: `(alpha / rank) dropout(x) A B`. No dropout without a key."""
     if key is not None and config.dropout > 0.0:
-        kept = jax.random.bernoulli(key, 1.0 - config.dropout, x.shape)
-        x = jnp.where(kept, x / jnp.asarray(1.0 - config.dropout, x.dtype), jnp.zeros((), x.dtype))
+        undropped = jax.random.bernoulli(key, 1.0 - config.dropout, x.shape)
+        x = jnp.where(undropped, x / jnp.asarray(1.0 - config.dropout, x.dtype), jnp.zeros((), x.dtype))
     # Two axes: of three, XLA's CPU compiler copies the outputs' gradient into another order, a fifth of a gradient's time.
     flat = x.reshape(-1, x.shape[-1])
     added = flat @ own["a"].astype(x.dtype) @ own["b"].astype(x.dtype) * jnp.asarray(config.scale, x.dtype)

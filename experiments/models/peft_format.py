@@ -134,19 +134,19 @@ def _check_targets(path: Path, values: Mapping[str, Any], targets: Sequence[str]
     """Checks that a list of target modules says what the tensors do, by the rules of PEFT."""
     wanted, left_out = values.get("target_modules"), values.get("exclude_modules") or []
     for name, value in (("target_modules", wanted), ("exclude_modules", left_out)):
-        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+        if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(module, str) for module in value)):
             raise ValueError(f"{path}: got {name}={value!r}, expected a regular expression or a list of modules")
     if isinstance(left_out, str) or (isinstance(wanted, str) and wanted != "all-linear"):
         return
     every = {f"model.layers.{i}.{module}": name for i in range(layers) for name, module in MODULES.items()}
 
     def listed(key: str, modules: Sequence[str]) -> bool:
-        return any(key == one or key.endswith(f".{one}") for one in modules)
+        return any(key == module or key.endswith(f".{module}") for module in modules)
 
     chosen = {key for key in every if (wanted == "all-linear" or listed(key, wanted)) and not listed(key, left_out)}
     expected = {key for key, name in every.items() if name in targets}
     if isinstance(wanted, list):
-        unknown = [one for one in wanted if not any(listed(key, [one]) for key in every)]
+        unknown = [module for module in wanted if not any(listed(key, [module]) for key in every)]
         if unknown:
             shown = ", ".join(module.split(".")[1] for module in MODULES.values())
             raise ValueError(f"{path}: got target_modules with {unknown[0]!r}, expected some of {shown}")
@@ -161,7 +161,7 @@ def _config(path: Path, values: Mapping[str, Any], targets: tuple[str, ...]) -> 
         got = f"peft_type={values.get('peft_type')!r}, bias={values.get('bias')!r}"
         raise ValueError(f"{path}: got {got}, expected 'LORA' and 'none'")
     begun = values.get("init_lora_weights", True)
-    if not any(begun is one or (isinstance(begun, str) and begun == one) for one in PLAIN_INITIALISATIONS):
+    if not any(begun is plain or (isinstance(begun, str) and begun == plain) for plain in PLAIN_INITIALISATIONS):
         expected = ", ".join(map(repr, PLAIN_INITIALISATIONS))
         raise ValueError(
             f"{path}: got init_lora_weights={begun!r}, expected one of {expected}: others change the base model's weights; "

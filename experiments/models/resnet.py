@@ -47,9 +47,9 @@ class Residual(nnx.Module):
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """`[batch, height, width, inputs]` to `[batch, height / stride, width / stride, features]`."""
-        kept = x if self.shortcut is None else self.shortcut(x, train=train)
+        identity = x if self.shortcut is None else self.shortcut(x, train=train)
         x = nnx.relu(self.first(x, train=train))
-        return nnx.relu(kept + self.second(x, train=train))
+        return nnx.relu(identity + self.second(x, train=train))
 
 
 class ResNet(nnx.Module):

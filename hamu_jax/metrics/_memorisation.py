@@ -42,8 +42,8 @@ def _ending(values: Float[Array, "batch time"], real: Bool[Array, "batch time"])
     """The share of real tokens from which on all are right."""
     if values.ndim != 2:  # noqa: PLR2004
         raise ValueError(f"labels: got shape {values.shape}, expected [batch, time]")
-    held = jnp.where(real, values, 1.0)
-    ending = jnp.cumprod(held[:, ::-1], axis=1)[:, ::-1]
+    correct = jnp.where(real, values, 1.0)
+    ending = jnp.cumprod(correct[:, ::-1], axis=1)[:, ::-1]
     total = jnp.sum(jnp.where(real, ending, 0.0), axis=1)
     unknown = jnp.any(real & jnp.isnan(values), axis=1)  # before a wrong token, NaN would go unseen
     return jnp.where(unknown, jnp.nan, ratio(total, jnp.sum(real, axis=1).astype(total.dtype)))

@@ -101,6 +101,6 @@ def _standardised(logits: Float[Array, "*labels classes"], labels: Int[Array, "*
     mean = jnp.sum(shares * relative, axis=-1, keepdims=True)
     deviations = relative - mean
     spread = jnp.sqrt(jnp.sum(shares * deviations**2, axis=-1))
-    own = jnp.take_along_axis(deviations, labels[..., None], axis=-1)[..., 0]
+    of_label = jnp.take_along_axis(deviations, labels[..., None], axis=-1)[..., 0]
     # The score of a token that a one-hot prediction excludes stays finite.
-    return own / jnp.maximum(spread, jnp.sqrt(jnp.finfo(logits.dtype).tiny))
+    return of_label / jnp.maximum(spread, jnp.sqrt(jnp.finfo(logits.dtype).tiny))
