@@ -80,7 +80,7 @@ def entry(**changed: Any) -> bytes:
     ("content", "message"),
     [
         (LFS, "got a Git LFS pointer, expected the file itself: git lfs pull"),
-        (gzip.compress(b"x" * 100), "got data compressed by gzip"),
+        (gzip.compress(b"x" * 100, mtime=0), "got data compressed by gzip"),
         (b"", "got 0 bytes that are no safetensors file"),
         (b"1234567", "got 7 bytes that are no safetensors file"),
         (struct.pack("<Q", 2**60) + b"{}", "got 10 bytes that are no safetensors file, or the beginning of one"),
