@@ -23,7 +23,7 @@ hypothesis.settings.register_profile("fixed", max_examples=50, deadline=None, de
 hypothesis.settings.load_profile("fixed")
 
 # They need torch, transformers and peft, in an environment of their own.
-collect_ignore = ["data/make_llama_fixtures.py", "data/make_template_fixtures.py"]
+collect_ignore_glob = ["data/make_*.py"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from hamu_jax._base.key_paths import path_name
 
@@ -191,11 +191,23 @@ def numbers(name: str, values: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."
     if array.ndim != ndim or array.size == 0:
         axes = "[n]" if ndim == 1 else "[n, k]"
         raise ValueError(f"{name}: got shape {array.shape}, expected {axes}, with at least one number")
-    wrong = np.argwhere(~np.isfinite(array))
-    if wrong.size:
-        where = ", ".join(map(str, wrong[0]))
-        raise ValueError(f"{name}[{where}]: got {array[tuple(wrong[0])]}, expected a finite number")
+    first_wrong(name, array, ~np.isfinite(array), "a finite number")
     return array
+
+
+def fractions(name: str, values: Any) -> Float[np.ndarray, " n"]:
+    """Numbers from 0 to 1, in float64, at least one."""
+    array = numbers(name, values)
+    first_wrong(name, array, (array < 0) | (array > 1), "a number from 0 to 1")
+    return array
+
+
+def first_wrong(name: str, array: Float[np.ndarray, "..."], wrong: Bool[np.ndarray, "..."], expected: str) -> None:
+    """Names the first number that is wrong, if there is one."""
+    indices = np.argwhere(wrong)
+    if indices.size:
+        where = ", ".join(map(str, indices[0]))
+        raise ValueError(f"{name}[{where}]: got {array[tuple(indices[0])]}, expected {expected}")
 
 
 def gradients(name: str, tree: Any, *, some: bool = False) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hamu_jax.metrics._predictions import Apply, Metric, log_probability, lowest_log
 
 
-def min_k(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metric:
+def min_k(apply: Apply, *, fraction: float = 0.2, end_token: bool = True, label: Any = "label") -> Metric:
     """Min-k%: the mean log-probability, in nats, of the least likely tokens of each sequence.
 
     Text that was trained on has few very unlikely tokens: the higher, the more likely a member. Shi et al. 2024,
@@ -21,6 +21,7 @@ def min_k(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metri
       apply: `apply(params, batch) -> logits [batch, time, vocabulary]`, shifted as for `accuracy`.
       fraction: of the tokens, above 0 and up to 1 (then it is the mean log-probability). The paper's is 0.2, that of
         HAMU's experiments 0.1.
+      end_token: whether the last token of each text counts. OpenUnlearning leaves it out: False gives its numbers.
       label: where the batch holds its labels `[batch, time]`: a key or an index; -1 marks tokens that don't count.
 
     Returns:
@@ -35,10 +36,10 @@ def min_k(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metri
       >>> print(metric(jnp.array([[[0.5, 0.5], [0.875, 0.125]]]), {"label": jnp.array([[0, 1]])}).round(3))
       [-2.079]
     """
-    return Metric(apply, label, score=log_probability, pool=_lowest(fraction))
+    return Metric(apply, label, score=log_probability, pool=_lowest(fraction), end_token=end_token)
 
 
-def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, label: Any = "label") -> Metric:
+def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, end_token: bool = True, label: Any = "label") -> Metric:
     """Min-k%++: as `min_k`, of log-probabilities standardised over the vocabulary at each position.
 
     A token's score is `(log p(label) - mu) / sigma`, mean and standard deviation of `log p(v)` for `v` drawn from `p`:
@@ -47,6 +48,7 @@ def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, label: Any = "label"
     Args:
       apply: as for `min_k`.
       fraction: as for `min_k`.
+      end_token: as for `min_k`.
       label: as for `min_k`.
 
     Returns:
@@ -61,7 +63,7 @@ def min_k_plus_plus(apply: Apply, *, fraction: float = 0.2, label: Any = "label"
       >>> print(metric(jnp.array([[[0.8, 0.2]], [[0.5, 0.5]]]), {"label": jnp.array([[0], [1]])}).round(3))
       [0.5 0. ]
     """
-    return Metric(apply, label, score=_standardised, pool=_lowest(fraction))
+    return Metric(apply, label, score=_standardised, pool=_lowest(fraction), end_token=end_token)
 
 
 @dataclasses.dataclass(frozen=True)

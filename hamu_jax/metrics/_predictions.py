@@ -24,11 +24,21 @@ class Metric(Labelled):
       score: `score(logits, labels) -> labels' shape`, or `score(logits, labels, reference_logits)` with a reference.
       pool: from the scores and a mask of those that count to one number per example.
       reference: where the batch holds another model's logits, or a function `reference(batch) -> logits`.
+      end_token: whether the last label of a sequence counts.
     """
 
     score: Callable[..., Float[Array, "*labels"]] = dataclasses.field(kw_only=True)
     pool: Callable[[Float[Array, "*labels"], Bool[Array, "*labels"]], Float[Array, " batch"]] = dataclasses.field(kw_only=True)
     reference: Any = dataclasses.field(default=None, kw_only=True)
+    end_token: bool = dataclasses.field(default=True, kw_only=True)
+
+    def counted(self, batch: Any) -> Bool[Array, " batch *time"]:
+        """Which predictions count."""
+        counted = super().counted(batch)
+        if self.end_token or counted.ndim == 1:
+            return counted
+        from_here = jnp.cumsum(counted[:, ::-1], axis=1, dtype=jnp.int32)[:, ::-1]
+        return counted & (from_here > 1)
 
     def __call__(self, params: Any, batch: Any) -> Float[Array, " batch"]:
         """One number per example, 0 where all its labels are padding."""
@@ -60,8 +70,7 @@ class Metric(Labelled):
 def accuracy(apply: Apply, *, label: Any = "label") -> Metric:
     """1 where the label has the largest logit, else 0; for sequences the fraction of their tokens (token accuracy).
 
-    Of equal logits the first counts as the largest. Logits that are NaN give NaN. Of the tokens of a text that was trained on
-    it is what is called exact memorisation (Tirumala et al. 2022, arXiv 2205.10770).
+    Of equal logits the first counts as the largest. Logits that are NaN give NaN. Of a text see `exact_memorisation` too.
 
     Args:
       apply: `apply(params, batch) -> logits`, `[batch, classes]`, or `[batch, time, vocabulary]` such that `logits[:, t]`

@@ -1,20 +1,21 @@
 """The numbers of TOFU, a benchmark of forgetting made-up authors (Maini et al. 2024, arXiv 2401.06121)."""
 
-import functools
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from hamu_jax._base import optional, validate
-from hamu_jax.metrics._words import Words
 
 # e^700 and its reciprocal are still finite in float64.
 _LARGEST_EXPONENT = 700.0
 # A mean of -log p is at least 0; in half precision the sum of a vocabulary's probabilities misses 1 by about this much.
 _ROUNDING_OF_LOSSES = 0.02
+
+
+Aggregate: TypeAlias = Literal["closer_to_1_better", "true_better", "prob_mean"]
 
 
 class TofuScores(NamedTuple):
@@ -29,48 +30,6 @@ class TofuScores(NamedTuple):
     probability: float
     rouge: float
     truth_ratio: float
-
-
-def rouge_l_recall(generated: str, reference: str) -> float:
-    """ROUGE-L recall: the longest common subsequence of words, as a fraction of the reference's words.
-
-    Lin 2004, "ROUGE: a package for automatic evaluation of summaries", equation 2, as rouge-score computes it, which TOFU
-    uses: lower case, words of more than three letters stemmed, an accented Latin letter separates words. rouge-score deletes
-    other scripts; here their letters and digits make words too, and where a script has no spaces between words (Chinese,
-    Japanese, Thai, Lao, Khmer, Burmese) every character is a word. Order counts, nearness doesn't, and text that is generated
-    on top costs nothing.
-
-    Args:
-      generated: what the model wrote.
-      reference: what it should have written, for a question of the forget set what it should not.
-
-    Returns:
-      A number from 0 to 1.
-
-    Raises:
-      ValueError: if the reference has no word.
-      ImportError: naming the extra, if rouge-score is missing.
-
-    Example:
-      >>> rouge_l_recall("The cat slept on the mat.", "a cat on a mat")
-      0.6
-      >>> rouge_l_recall("Она родилась в Лиме.", "Она родилась в Кито.")
-      0.75
-    """
-    for name, text in (("generated", generated), ("reference", reference)):
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  (callers are not all typed)
-            raise ValueError(f"{name}: got {text!r}, expected a text")
-    scorer, words = _scorer()
-    if not words.tokenize(reference):
-        raise ValueError(f"reference: got {reference!r}, expected at least one letter or digit")
-    return float(scorer.score(reference, generated)["rougeL"].recall)
-
-
-@functools.cache
-def _scorer() -> tuple[Any, Words]:
-    """The scorer and its tokenizer, made once: it builds a stemmer."""
-    words = Words(optional.require("rouge_score.tokenizers", "metrics").DefaultTokenizer(use_stemmer=True))
-    return optional.require("rouge_score.rouge_scorer", "metrics").RougeScorer(["rougeL"], tokenizer=words), words
 
 
 def truth_ratio(paraphrased_loss: Float[Any, " n"], perturbed_losses: Float[Any, "n k"]) -> Float[np.ndarray, " n"]:
@@ -98,6 +57,40 @@ def truth_ratio(paraphrased_loss: Float[Any, " n"], perturbed_losses: Float[Any,
     wrong = _losses("perturbed_losses", perturbed_losses, ndim=2)
     _same_length(paraphrased_loss=right, perturbed_losses=wrong)
     return np.exp(np.clip(right - wrong.mean(axis=1), -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
+
+
+def mean_truth_ratio(ratios: Float[Any, " n"], aggregate: Aggregate) -> float:
+    """One number for the truth ratios of a set, from 0 to 1.
+
+    | aggregate | mean of | for |
+    |---|---|---|
+    | `"closer_to_1_better"` | `min(R, 1/R)`: 1 if right and wrong answers are equally likely | TOFU's forget set |
+    | `"true_better"` | `max(0, 1 - R)`: 1 if only the right answer is likely | TOFU's other sets |
+    | `"prob_mean"` | `1 / (1 + R)`, the right answer's share of the probability: knowledge that is left | OpenUnlearning |
+
+    Args:
+      ratios: `[n]`, of `truth_ratio`.
+      aggregate: one of these names, which are OpenUnlearning's.
+
+    Raises:
+      ValueError: for another name, or ratios that are empty, negative or not finite.
+
+    Example:
+      >>> [mean_truth_ratio([0.25], name) for name in ("closer_to_1_better", "true_better", "prob_mean")]
+      [0.25, 0.75, 0.8]
+
+    Source: TOFU, arXiv 2401.06121, section 2.2.1; OpenUnlearning, arXiv 2506.12618, section 4 ("truth ratio", with the
+    denominator of both answers).
+    """
+    if aggregate not in get_args(Aggregate):
+        raise ValueError(f"aggregate: got {aggregate!r}, expected one of {', '.join(get_args(Aggregate))}")
+    given = validate.numbers("ratios", ratios)
+    validate.first_wrong("ratios", given, given < 0, "a ratio of at least 0")
+    if aggregate == "closer_to_1_better":
+        each = np.minimum(given, np.divide(1.0, given, out=np.zeros_like(given), where=given > 0))
+    else:
+        each = np.maximum(0.0, 1 - given) if aggregate == "true_better" else 1 / (1 + given)
+    return float(each.mean())
 
 
 def tofu_scores(
@@ -140,12 +133,12 @@ def tofu_scores(
     if paraphrased_loss is None and kind != "world":
         raise ValueError(f"paraphrased_loss: got None, expected the losses of the paraphrased answers of a {kind} set")
     right, wrong = _losses("loss", loss), _losses("perturbed_losses", perturbed_losses, ndim=2)
-    recalls = _fractions("rouge", rouge)
+    recalls = validate.fractions("rouge", rouge)
     _same_length(loss=right, perturbed_losses=wrong, rouge=recalls)
     ratios = truth_ratio(right if paraphrased_loss is None else paraphrased_loss, wrong)
-    reported = np.minimum(ratios, 1 / ratios) if kind == "forget" else np.maximum(0.0, 1 - ratios)
+    reported = mean_truth_ratio(ratios, "closer_to_1_better" if kind == "forget" else "true_better")
     given = _share(right, wrong) if kind == "world" else np.minimum(np.exp(-right), 1.0)
-    return TofuScores(float(given.mean()), float(recalls.mean()), float(reported.mean()))
+    return TofuScores(float(given.mean()), float(recalls.mean()), reported)
 
 
 def model_utility(components: Sequence[float]) -> float:
@@ -164,7 +157,7 @@ def model_utility(components: Sequence[float]) -> float:
       >>> model_utility([0.5, 1.0])
       0.6666666666666666
     """
-    return statistics.harmonic_mean(_fractions("components", components).tolist())
+    return statistics.harmonic_mean(validate.fractions("components", components).tolist())
 
 
 def forget_quality(unlearned_ratios: Float[Any, " n"], retain_ratios: Float[Any, " m"]) -> float:
@@ -205,23 +198,8 @@ def _share(right: Float[np.ndarray, " n"], wrong: Float[np.ndarray, "n k"]) -> F
 def _losses(name: str, losses: Any, *, ndim: int = 1) -> Float[np.ndarray, "..."]:
     """Mean losses per token: at least 0 up to rounding. Log-probabilities, which are the opposite, are refused."""
     numbers = validate.numbers(name, losses, ndim=ndim)
-    _first_wrong(name, numbers, numbers < -_ROUNDING_OF_LOSSES, "a loss of at least 0, minus the mean log-probability")
+    validate.first_wrong(name, numbers, numbers < -_ROUNDING_OF_LOSSES, "a loss of at least 0, minus the mean log-probability")
     return numbers
-
-
-def _fractions(name: str, values: Any) -> Float[np.ndarray, " n"]:
-    """Numbers from 0 to 1."""
-    numbers = validate.numbers(name, values)
-    _first_wrong(name, numbers, (numbers < 0) | (numbers > 1), "a number from 0 to 1")
-    return numbers
-
-
-def _first_wrong(name: str, numbers: Float[np.ndarray, "..."], wrong: Bool[np.ndarray, "..."], expected: str) -> None:
-    """Names the first number that is wrong, if there is one."""
-    places = np.argwhere(wrong)
-    if places.size:
-        where = ", ".join(map(str, places[0]))
-        raise ValueError(f"{name}[{where}]: got {numbers[tuple(places[0])]}, expected {expected}")
 
 
 def _same_length(**arrays: Float[np.ndarray, "n ..."]) -> None:
