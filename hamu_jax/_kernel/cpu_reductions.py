@@ -33,6 +33,11 @@ def sums_of_leaf(
     return [jnp.sum(x, axis=tuple(range(leading, x.ndim))) for x in totals]
 
 
+def is_single_cpu() -> bool:
+    """Whether programs run on one CPU device: what is done for XLA's CPU compiler alone asks for it."""
+    return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
 @jax.custom_jvp
 def _along_rows(arrays: list[Array]) -> list[Array]:
     """Sums along the last axis, in one pass over whatever the arrays are made of."""
@@ -52,7 +57,7 @@ def _lanes(x: Array, leading: int) -> list[Array]:
     In one running sum every addition waits for the one before; several running sums overlap. Compilers for other devices
     make one pass of several reductions without help, and with several devices a row may be split over them.
     """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not is_single_cpu():
         return []
     count = next((count for count in LANES if x.ndim > leading and x.shape[-1] % count == 0), 0)
     if x.size < LARGE or not count or x.shape[-1] < SHORTEST:

@@ -174,8 +174,9 @@ def step(
         finite=finite,
         rule=settings.rule,
     )
-    combined = update(rows, measured, combination, blocks, keep=jnp.all(hardness.finite))
-    return packed.unpack(combined, retain), hardness
+    keep = jnp.all(hardness.finite)
+    combined = update(rows, measured, combination, blocks, keep=keep)
+    return packed.unpack(combined, retain, keep), hardness
 
 
 def update(rows: Rows, measured: Measurement, combination: Combination, blocks: Partition, *, keep: Any = True) -> Tree:
