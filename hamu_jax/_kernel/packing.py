@@ -5,7 +5,7 @@ compiled kernels, and so do the tensors that are cut out of them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ class Packing:
         leaves = jax.tree.leaves(tree)
         return [leaves[group[0]] if len(group) == 1 else jnp.stack([leaves[i] for i in group]) for group in self.groups]
 
-    def unpack(self, packed: Sequence[Array], like: Tree, nonzero: Bool[Array, ""]) -> Tree:
+    def unpack(self, packed: Any, like: Tree, nonzero: Bool[Array, ""]) -> Tree:
         """The pytree from which `pack` made `packed`, with the structure of `like`.
 
         Args:
-          packed: one array per group.
+          packed: a list, one array per group.
           like: a pytree of the same structure.
           nonzero: where it is false, every array of `packed` is zero.
         """
