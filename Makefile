@@ -1,7 +1,8 @@
 # make quickstart: environment and the main job.   make test: environment and all tests.   make docs: the documentation.
-# make check: what CI runs.   make newest: the fast tests and those on devices, on the newest Python that is installed.
+# make check: what CI runs.   make newest: the library's fast tests and those on devices, on the newest Python installed.
 PYTHON ?= python3
 VENV := .venv
+EXTRA := dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -21,7 +22,8 @@ test: $(READY)
 fast: $(READY)
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
-# The newest jax needs a newer Python than the oldest that is supported. Versions of pyenv are found too.
+# The newest jax needs a newer Python than the oldest that is supported. Versions of pyenv are found too. What experiments do
+# with a model is left to `make test`: it takes most of the time, and the library is what a new version of jax breaks.
 PYENV := $(shell ls -d $$HOME/.pyenv/versions/3.1[23]*/bin/python 2>/dev/null | sort --reverse --version-sort)
 NEWEST := $(shell for python in python3.13 $(PYENV) python3.12; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 
@@ -29,13 +31,16 @@ newest:
 ifeq ($(NEWEST),)
 	@echo "newest: neither python3.13 nor python3.12 is installed: nothing was tested"
 else
-	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest newest-tests
+	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest EXTRA=test newest-tests
 endif
+
+LIBRARY := $(addprefix tests/,base datasets driver gradients kernel metrics objectives report rules transform)
 
 .PHONY: newest-tests
 newest-tests: $(READY)
+	$(BIN)/python -m hamu_jax.doctor
 	$(BIN)/python -m pytest tests/devices $(PARALLEL) -m "not slow"
-	$(BIN)/python -m pytest tests/base tests/kernel tests/gradients tests/rules tests/transform tests/driver $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(LIBRARY) hamu_jax $(PARALLEL) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -48,7 +53,7 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-check: lint types docs test
+check: lint types docs test newest
 
 clean:
 	rm -rf $(VENV) .venv-newest
@@ -56,5 +61,5 @@ clean:
 # `--without-pip` and `pip --python`: works where Python comes without ensurepip, as Debian's does.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv --without-pip $(VENV)
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
 	touch $(READY)

@@ -96,7 +96,10 @@ def _curve_of(retain: Tree, forget: Tree, radius: Array | None, settings: Settin
     largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
 
     def changes(improvement: Array) -> Array:
-        return _changes(measured, improvement, radius, settings)
+        # `largest` uses up the radius of a block. What rounding leaves of it would enter by its square root, so a little
+        # more is required there: the solution is then the whole radius along the guaranteed gradient, which is exact.
+        beyond = improvement * (1 + 8 * jnp.finfo(improvement.dtype).eps)
+        return _changes(measured, jnp.where(improvement < largest, improvement, beyond), radius, settings)
 
     grid = jnp.linspace(0.0, largest, points, dtype=largest.dtype)
     curve = jax.vmap(changes)(grid)

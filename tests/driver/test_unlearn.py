@@ -192,6 +192,7 @@ def test_one_trace_for_many_steps(measure_every: int, traces: int) -> None:
     assert measured == (list(range(0, 13, measure_every)) if measure_every else [])
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="jax 0.9 logs no name of a functools.partial")
 @pytest.mark.parametrize("committed", [False, True])
 def test_one_compilation_for_many_steps(committed: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Also of parameters that a checkpoint left on a certain device, where batches and counters are not."""
