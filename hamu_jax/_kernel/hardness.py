@@ -3,7 +3,9 @@
 import enum
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from hamu_jax._kernel.budget import Budget
@@ -23,6 +25,13 @@ class Regime(enum.IntEnum):
     """No step within the radius meets the requirement."""
     UNCONSTRAINED = 4
     """The rule has no requirement (gradient difference, for example)."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Regime | None":
+        """Looks an array of one integer up by its value: arrays have no hash, which Python 3.12 and later require."""
+        if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and jnp.issubdtype(value.dtype, jnp.integer):
+            return cls(int(value))
+        return None
 
 
 class Hardness(NamedTuple):

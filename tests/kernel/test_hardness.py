@@ -1,5 +1,8 @@
 """The measured quantities, against numpy in float64."""
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from two_gradient_problems import Problems, dot, norm, sample, solve
@@ -63,3 +66,11 @@ def test_float32_reaches_far(scale: float) -> None:
     directions, hardness = solve(Problems(retain, forget, required, None))
     np.testing.assert_allclose(dot(forget, directions), required, rtol=1e-6)
     assert all(np.all(np.isfinite(x)) for x in hardness)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
+def test_an_entry_of_an_array_is_a_regime(array: Any) -> None:
+    """Python 3.12 no longer finds the value of an enumeration that has no hash."""
+    assert [Regime(entry[...]) for entry in array([3, 0], np.int32)] == [Regime.INFEASIBLE, Regime.DIRECT]
+    with pytest.raises(ValueError, match="5 is not a valid Regime"):
+        Regime(array(5, np.int32))
