@@ -117,6 +117,11 @@ def _evaluated(content: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
             sets["held_out"] = take_rows(data["retain"], np.asarray(aside))
         others = np.setdiff1d(np.arange(content["data"]["retain"]["examples"]), aside)
         sets["retain"] = take_rows(data["retain"], others[:MOST_HELD_OUT])
+    protected = content.get("protected_rows") or []
+    if "unseen" in data and protected:
+        sets["protected"] = take_rows(data["unseen"], np.asarray(protected))
+        others = np.setdiff1d(np.arange(content["data"]["unseen"]["examples"]), protected)
+        sets["unseen"] = take_rows(data["unseen"], others)
     return sets
 
 

@@ -1,27 +1,28 @@
 """Forgetting in one call: to the level of data that was never seen, at the least cost to the rest."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import optax
 from jax.sharding import Mesh
 
 from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import History
-from hamu_jax._datasets.batches import is_arrays
 from hamu_jax._driver.checkpoints import Checkpoints
+from hamu_jax._driver.conclude import conclude
 from hamu_jax._driver.fingerprint import of_value
-from hamu_jax._driver.forget_outcome import Forgotten, conclude
-from hamu_jax._driver.forget_problem import OUTSIDE, Band, ForgetProblem, band_of, chance_level, set_aside
+from hamu_jax._driver.forget_checks import check_forget
+from hamu_jax._driver.forget_evaluation import COST, OUTSIDE
+from hamu_jax._driver.forget_outcome import Forgotten
+from hamu_jax._driver.forget_problem import ForgetProblem, build_problem
 from hamu_jax._driver.keep_best import KeepBest
-from hamu_jax._driver.settings_checks import check_forget, pair_of_sizes
+from hamu_jax._driver.protected import SignedLoss, marked, protecting
+from hamu_jax._driver.settings_checks import pair_of_sizes
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Loss, check_data, per_example
+from hamu_jax._gradients.losses import Loss
 from hamu_jax._kernel.blocks import Blocks
 from hamu_jax._transform.combine import combine
 from hamu_jax._transform.level import Level
@@ -44,6 +45,7 @@ def forget(
     blocks: Blocks = "global",
     tolerance: float = 0.1,
     max_cost: float | None = None,
+    protect_unseen: bool = False,
     batch_size: int | tuple[int, int] = 256,
     microbatch_size: int | None = None,
     steps: int = 300,
@@ -74,8 +76,12 @@ def forget(
         nothing the level only ends the run.
       blocks: which tensors solve their problem together, as in `transform`.
       tolerance: the relative half-width of the band around the level that counts as reached.
-      max_cost: the largest acceptable rise of the held-out loss. The run then returns the point nearest to the level among
+      max_cost: the largest acceptable rise of the cost (see below). The run then returns the point nearest to the level among
         those within it. None: any.
+      protect_unseen: let no step raise the loss of the unseen data, to first order, above where it was. Half of the unseen
+        examples, chosen at random, become one more request of `rules.projected`, for minus their loss; the other half stays
+        unseen and measures. Where that half is above its original loss, a step must lower it. The hardness in the history is
+        then that of the mean over all requests, this one among them.
       batch_size: examples of either set in a batch, or a pair `(retain, forget)`. A forget set that fits is taken whole.
       microbatch_size: as in `paired_value_and_grad`.
       steps: the most steps.
@@ -85,12 +91,15 @@ def forget(
       progress: show a progress bar on standard error.
 
     Returns:
-      The parameters, a status, a verdict in words, and what was measured.
+      The parameters, a status, a verdict in words, and what was measured. The parameters are those of smallest cost among the
+      evaluated points whose forget loss is in the band. The cost of a point is its held-out loss plus the rise of the unseen
+      loss (where a `level` is given: the rise above the level, if it is the higher one): what looks like the forget set may
+      suffer with it.
 
     Raises:
       TypeError: if parameters are not floating-point.
-      ValueError: for neither `level` nor `unseen`, a level that is not finite, empty or uneven data, or another run's
-        checkpoints.
+      ValueError: for neither `level` nor `unseen`, a level that is not finite, empty or uneven data, `protect_unseen` without
+        unseen data or with a rule for one forget objective, or another run's checkpoints.
       ImportError: naming the extra, if a library of the driver is missing.
 
     Example:
@@ -112,103 +121,84 @@ def forget(
 
     Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
     """
-    settings = {"requests": (requests, Groups), "checkpoints": (checkpoints, Checkpoints)}
-    check_forget(loss, params, level=level, rule=rule, blocks=blocks, mesh=mesh, **settings)
-    sizes = pair_of_sizes(batch_size)
-    validate.integer("steps", steps)
-    seed = validate.integer("seed", seed, at_least=0)
-    if microbatch_size is not None:
-        validate.integer("microbatch_size", microbatch_size)
-    validate.constant("tolerance", tolerance, positive=True)
-    if max_cost is not None:
-        validate.constant("max_cost", max_cost)
-    _check_data(loss, params, retain=retain, forget=forget, unseen=unseen, held_out=held_out)
-    if level is None and unseen is None:
-        raise ValueError(
-            "level: got None with unseen=None, expected unseen=data of the same kind that the model was never trained on, or "
-            f"level=the loss at which the forget set counts as forgotten{chance_level(loss, params, forget)}"
-        )
-    held_out_given, retain_given = held_out is not None, retain
-    if not held_out_given:
-        retain, held_out = set_aside(retain, seed)
-    band = band_of(level, tolerance, requests, loss=loss, params=params, unseen=unseen, batch_size=sizes[0])
+    check_forget(
+        loss,
+        params,
+        {"retain": retain, "forget": forget, "unseen": unseen, "held_out": held_out},
+        level=level,
+        rule=rule,
+        blocks=blocks,
+        mesh=mesh,
+        max_cost=max_cost,
+        protect_unseen=protect_unseen,
+        requests=(requests, Groups),
+        checkpoints=(checkpoints, Checkpoints),
+    )
     settings = {
-        "seed": seed,
-        "steps": steps,
-        "batch_size": list(sizes),
-        "tolerance": tolerance,
+        "seed": validate.integer("seed", seed, at_least=0),
+        "steps": validate.integer("steps", steps),
+        "batch_size": list(pair_of_sizes(batch_size)),
+        "tolerance": validate.constant("tolerance", tolerance, positive=True),
         "max_cost": max_cost,
         "blocks": "a function" if callable(blocks) else str(blocks),
         "rule": "default" if rule is None else of_value("rule", rule.solve),
         "requests": None if requests is None else requests.count,
         "cosine": COSINE,
+        "protect_unseen": protect_unseen,
     }
-    problem = ForgetProblem(
-        loss=loss,
-        params=params,
-        retain=retain,
-        forget=forget,
-        held_out=held_out,
-        held_out_given=held_out_given,
-        unseen=unseen,
-        requests=requests,
-        band=band,
-        batch_size=sizes[0],
-        settings=settings,
-        retain_given=retain_given,
-    )
-    evaluation = problem.evaluation(sizes)
-    most = None if max_cost is None else evaluation.measure(loss, params)["held_out/loss"] + max_cost
-    target = _target(band, requests)
-    optimizer = _optimizer(rule, blocks, target, requests)
-    keep = KeepBest("held_out/loss", OUTSIDE, most, PATIENCE)
-    if problem.is_done:
-        row = {"step": 0, **evaluation.measure(loss, params)}
-        nothing = Unlearned(params, optimizer.init(params), History([row]), 0, "completed", "no step was needed", 0)
-        return conclude(problem, keep, nothing)
-    run = unlearn(
+    microbatch_size = None if microbatch_size is None else validate.integer("microbatch_size", microbatch_size)
+    problem = build_problem(
         loss,
         params,
-        retain,
+        {"retain": retain, "forget": forget, "held_out": held_out, "unseen": unseen},
+        level=level,
+        requests=requests,
+        batch_sizes=pair_of_sizes(batch_size),
+        settings=settings,
+    )
+    return _run(
+        problem, rule, blocks, max_cost, microbatch_size=microbatch_size, checkpoints=checkpoints, mesh=mesh, progress=progress
+    )
+
+
+def _run(problem: ForgetProblem, rule: rules.Rule | None, blocks: Blocks, max_cost: float | None, **options: Any) -> Forgotten:
+    """Takes the steps, unless the level is reached already; `options` are those of `unlearn`."""
+    evaluation, target = problem.evaluation(), problem.target()
+    optimizer = _optimizer(rule, blocks, target)
+    most = None if max_cost is None else problem.mean_loss(problem.held_out) + max_cost
+    keep = KeepBest(COST, OUTSIDE, most, PATIENCE)
+    if problem.is_done:
+        row = {"step": 0, **evaluation.measure(problem.loss, problem.params)}
+        nothing = Unlearned(
+            problem.params, optimizer.init(problem.params), History([row]), 0, "completed", "no step was needed", 0
+        )
+        return conclude(problem, keep, nothing)
+    forget, losses, groups = problem.forget, None, problem.requests
+    if problem.protected is not None:
+        forget, groups = marked(problem.forget, problem.protected), protecting(problem.requests)
+        losses = SignedLoss(problem.loss)
+    run = unlearn(
+        problem.loss,
+        problem.params,
+        problem.retain,
         forget,
         optimizer,
-        steps=steps,
-        batch_size=sizes,
-        seed=seed,
-        microbatch_size=microbatch_size,
+        steps=problem.settings["steps"],
+        batch_size=problem.batch_sizes,
+        seed=problem.settings["seed"],
+        forget_loss=losses,
         evaluation=evaluation,
         keep=keep,
         trust_region=TrustRegion(level=target),
-        forget_groups=requests,
-        checkpoints=checkpoints,
-        mesh=mesh,
-        progress=progress,
+        forget_groups=groups,
+        **options,
     )
     return conclude(problem, keep, run)
 
 
-def _check_data(loss: Loss, params: Any, **sets: Any) -> None:
-    """Checks the data sets, of which `unseen` and `held_out` may be missing."""
-    for name, data in sets.items():
-        if data is None and name in ("unseen", "held_out"):
-            continue
-        if data is None or not is_arrays(data):
-            raise ValueError(f"{name}: got {type(data).__name__}, expected a pytree of arrays with a leading example axis")
-        size = check_data(name, data, loss, params)
-        jax.eval_shape(functools.partial(per_example, loss, size=size, name=name), params, data)
-
-
-def _target(band: Band, requests: Groups | None) -> Level:
-    """The level, or the levels of all requests, and how far above them the forget loss may be."""
-    levels = float(band.level[0]) if requests is None else tuple(band.level.tolist())
-    return Level(levels, band=float(band.width.max()))
-
-
-def _optimizer(
-    rule: rules.Rule | None, blocks: Blocks, target: Level, requests: Groups | None
-) -> optax.GradientTransformationExtraArgs:
+def _optimizer(rule: rules.Rule | None, blocks: Blocks, target: Level) -> optax.GradientTransformationExtraArgs:
     """Steps that the trust region scales: of length 1 if the whole model is one block, else as long as the retain gradient."""
-    rule = rule or (rules.hamu_q() if requests is None else rules.projected())
+    rule = rule or (rules.hamu_q() if target.count is None else rules.projected())
     options: dict[str, Any] = {"blocks": blocks, "clip_norm": 1.0}
     if blocks == "global":
         options["radius"] = 1.0
@@ -216,6 +206,6 @@ def _optimizer(
         options |= {"improvement": COSINE, "distribution": "cosine"}
     if rule.promises and rule.guaranteed == "forget":
         options["until"] = target
-    if requests is not None:
-        options["num_requests"] = requests.count
+    if target.count is not None:
+        options["num_requests"] = target.count
     return optax.chain(combine(rule, **options), optax.scale(-1.0))

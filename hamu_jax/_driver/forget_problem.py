@@ -1,4 +1,4 @@
-"""What `forget` is given, and how far the forget set is from its level."""
+"""What `forget` is given: the model, the data sets, and the level that the forget set is to reach."""
 
 import dataclasses
 import functools
@@ -6,44 +6,19 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float
 
 from hamu_jax._base import validate
-from hamu_jax._datasets.evaluate import Evaluation, evaluate
-from hamu_jax._datasets.profiles import profile
+from hamu_jax._datasets.evaluate import evaluate
+from hamu_jax._driver.band import Band, band_of
+from hamu_jax._driver.forget_evaluation import ForgetEvaluation, request_losses
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import Loss, example_weights, per_example
+from hamu_jax._gradients.losses import Loss
 from hamu_jax._transform.level import Level
 
-OUTSIDE = "forget/outside"
 HELD_OUT, MOST_HELD_OUT = 0.1, 2048  # the share of the retain set that is set aside, and the most examples
+PROTECTED = 0.5  # the share of the unseen data that is protected, if it is
 SHORTEST, EVALUATED = 5, 0.5  # steps between evaluations; examples evaluated per example that a step differentiates
-
-
-@dataclasses.dataclass(frozen=True)
-class Band:
-    """The forget losses that count as forgotten: `level` up to `width` on either side.
-
-    Attributes:
-      level: `[m]`, one for each request, or one.
-      width: `[m]`, likewise.
-    """
-
-    level: Float[np.ndarray, " m"]
-    width: Float[np.ndarray, " m"]
-
-    def outside(self, losses: Float[np.ndarray, " m"]) -> float:
-        """How far the losses are outside the band; of many requests that of the farthest. 0 inside."""
-        return float(np.max(np.maximum(np.abs(losses - self.level) - self.width, 0.0)))
-
-    def describe(self) -> str:
-        """The level in words."""
-        if np.all(self.level == self.level[0]):
-            return f"level {self.level[0]:.3g}, give or take {self.width[0]:.2g}"
-        return f"levels from {self.level.min():.3g} to {self.level.max():.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,43 +28,68 @@ class ForgetProblem:
     Attributes:
       loss: `loss(params, batch) -> [batch]`.
       params: the original parameters.
+      given: the data sets as they were given: `retain`, `forget`, `held_out` and `unseen`, the last two possibly None.
       retain: the retain set, without what was set aside.
-      forget: the forget set.
       held_out: the data by which the best parameters are chosen.
-      held_out_given: whether it was given.
-      unseen: data that the model was never trained on, or None.
+      unseen: unseen data that only measures, or None.
+      protected: unseen data whose loss no step may raise, or None.
       requests: the requests that the forget examples belong to, or None.
       band: the forget losses that count as forgotten.
-      batch_size: examples evaluated at once.
+      level_given: whether the level was given; otherwise it is the unseen loss.
+      batch_sizes: examples of the retain and the forget set in a batch; the first is also the number evaluated at once.
       settings: the other arguments of `forget`, as plain values.
-      retain_given: the retain set as it was given, with what was set aside.
     """
 
     loss: Loss
     params: Any
+    given: dict[str, Any]
     retain: Any
-    forget: Any
     held_out: Any
-    held_out_given: bool
     unseen: Any
+    protected: Any
     requests: Groups | None
     band: Band
-    batch_size: int
+    level_given: bool
+    batch_sizes: tuple[int, int]
     settings: dict[str, Any]
-    retain_given: Any
+
+    @property
+    def forget(self) -> Any:
+        """The forget set."""
+        return self.given["forget"]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples evaluated at once."""
+        return self.batch_sizes[0]
 
     def evaluated(self) -> dict[str, Any]:
         """The sets that are evaluated on the way."""
-        sets = {"forget": self.forget, "held_out": self.held_out, "unseen": self.unseen}
+        sets = {"forget": self.forget, "held_out": self.held_out, "unseen": self.unseen, "protected": self.protected}
         return {name: data for name, data in sets.items() if data is not None}
 
-    def evaluation(self, sizes: tuple[int, int]) -> "ForgetEvaluation":
-        """What is evaluated, seldom enough that it costs less than the steps, which take batches of these sizes."""
+    def evaluation(self) -> ForgetEvaluation:
+        """What is evaluated, seldom enough that it costs less than the steps."""
         examples = sum(validate.batch(name, data) for name, data in self.evaluated().items())
-        every = max(SHORTEST, math.ceil(EVALUATED * examples / sum(sizes)))
+        every = max(SHORTEST, math.ceil(EVALUATED * examples / sum(self.batch_sizes)))
         return ForgetEvaluation(
-            self.evaluated(), every=every, batch_size=self.batch_size, band=self.band, requests=self.requests
+            self.evaluated(),
+            every=every,
+            batch_size=self.batch_size,
+            band=self.band,
+            requests=self.requests,
+            most_unseen=self.most_unseen,
         )
+
+    def mean_loss(self, data: Any) -> float:
+        """The mean loss of a data set under the original parameters."""
+        return evaluate(self.loss, self.params, {"data": data}, batch_size=self.batch_size)["data/loss"]
+
+    @functools.cached_property
+    def most_unseen(self) -> float:
+        """The largest unseen loss that costs nothing: where it was, or a level above it that was given."""
+        before = math.inf if self.unseen is None else self.mean_loss(self.unseen)
+        return max(before, float(self.band.level.max())) if self.level_given else before
 
     @functools.cached_property
     def is_done(self) -> bool:
@@ -97,26 +97,50 @@ class ForgetProblem:
         losses = request_losses(self.loss, self.params, self.forget, self.requests, batch_size=self.batch_size)
         return bool(np.all(losses >= self.band.level - self.band.width))
 
+    def target(self) -> Level:
+        """The level of each request, and of the protected examples: minus their loss may not fall below where it is."""
+        levels = self.band.level.tolist()
+        if self.protected is not None:
+            levels.append(-self.mean_loss(self.protected))
+        value = levels[0] if self.requests is None and self.protected is None else tuple(levels)
+        return Level(value, band=float(self.band.width.max()))
 
-@dataclasses.dataclass(frozen=True)
-class ForgetEvaluation(Evaluation):
-    """An `Evaluation` with one more column: how far the forget losses of the requests are outside their band."""
 
-    band: Band = dataclasses.field(kw_only=True)
-    requests: Groups | None = None
+def build_problem(
+    loss: Loss,
+    params: Any,
+    given: dict[str, Any],
+    *,
+    level: Any,
+    requests: Groups | None,
+    batch_sizes: tuple[int, int],
+    settings: dict[str, Any],
+) -> ForgetProblem:
+    """Sets the held-out and the protected examples aside, and measures the level.
 
-    def measure(self, loss: Loss, params: Any, mesh: Mesh | None = None) -> dict[str, float]:
-        """Mean losses of the splits, and `forget/outside`."""
-        row = super().measure(loss, params, mesh)
-        losses = np.array([row["forget/loss"]])
-        if self.requests is not None:
-            options: dict[str, Any] = {"batch_size": self.batch_size, "mesh": mesh}
-            losses = request_losses(loss, params, self.splits["forget"], self.requests, **options)
-        return {**row, OUTSIDE: self.band.outside(losses)}
-
-    def columns(self) -> tuple[str, ...]:
-        """The names of what `measure` returns."""
-        return (*super().columns(), OUTSIDE)
+    Raises:
+      ValueError: for a data set of one example that is to be divided, or as `band_of`.
+    """
+    seed, unseen = settings["seed"], given["unseen"]
+    band = band_of(level, settings["tolerance"], requests, loss=loss, params=params, unseen=unseen, batch_size=batch_sizes[0])
+    retain, held_out = given["retain"], given["held_out"]
+    if held_out is None:
+        retain, held_out = set_aside(retain, seed)
+    unseen, protected = split_unseen(unseen, seed) if settings["protect_unseen"] else (unseen, None)
+    return ForgetProblem(
+        loss=loss,
+        params=params,
+        given=given,
+        retain=retain,
+        held_out=held_out,
+        unseen=unseen,
+        protected=protected,
+        requests=requests,
+        band=band,
+        level_given=level is not None,
+        batch_sizes=batch_sizes,
+        settings=settings,
+    )
 
 
 def take_rows(data: Any, rows: Any) -> Any:
@@ -130,65 +154,23 @@ def set_aside(retain: Any, seed: int) -> tuple[Any, Any]:
     Raises:
       ValueError: for a retain set of one example.
     """
-    size = validate.batch("retain", retain)
-    if size < 2:  # noqa: PLR2004  (one to keep, one to set aside)
-        raise ValueError(f"retain: got {size} example, expected at least 2: one is set aside, since held_out is None")
-    count = min(max(int(HELD_OUT * size), 1), MOST_HELD_OUT)
-    order = np.random.default_rng([seed, 2]).permutation(size)
-    return take_rows(retain, np.sort(order[count:])), take_rows(retain, np.sort(order[:count]))
+    return _divided("retain", retain, (seed, 2), HELD_OUT, "one is set aside, since held_out is None")
 
 
-def band_of(
-    level: Any, tolerance: float, requests: Groups | None, *, loss: Loss, params: Any, unseen: Any, batch_size: int
-) -> Band:
-    """The level of each request, and how far from it counts as reached.
+def split_unseen(unseen: Any, seed: int) -> tuple[Any, Any]:
+    """The unseen data in two: what only measures, and the protected part.
 
     Raises:
-      ValueError: for neither a level nor unseen data, a level that is not finite, or a wrong number of levels.
+      ValueError: for unseen data of one example.
     """
-    count = None if requests is None else requests.count
-    if level is None:
-        level = evaluate(loss, params, {"unseen": unseen}, batch_size=batch_size)["unseen/loss"]
-        if not math.isfinite(level):
-            raise ValueError(f"unseen: got a mean loss of {level} under the original parameters, expected a finite one")
-    levels_given = Level(level).count
-    if levels_given not in (None, count):
-        wanted = "a number" if count is None else f"a number, or {count}, one for each request"
-        raise ValueError(f"level: got {levels_given} numbers, expected {wanted}")
-    levels = np.broadcast_to(np.asarray(level, np.float64), (1 if count is None else count,))
-    return Band(levels, tolerance * np.abs(levels))
+    return _divided("unseen", unseen, (seed, 3), PROTECTED, "one is protected, and one measures")
 
 
-def chance_level(loss: Loss, params: Any, data: Any) -> str:
-    """For a classifier, a hint at the loss of a guess."""
-    apply = getattr(loss, "apply", None)
-    if apply is None:
-        return ""
-    classes = jax.eval_shape(apply, params, take_rows(data, slice(1))).shape[-1]
-    return f"; for a classifier of {classes} classes a guess has level={math.log(classes):.3f}"
-
-
-def request_losses(
-    loss: Loss, params: Any, data: Any, requests: Groups | None, *, batch_size: int, mesh: Mesh | None = None
-) -> Float[np.ndarray, " m"]:
-    """The mean loss of each request over a whole data set; without requests that of the whole set.
-
-    Raises:
-      ValueError: for a request without an example that counts.
-    """
-    size = validate.batch("forget", data)
-    losses = profile(_example_losses, loss, params, data, batch_size, mesh=mesh)
-    weights = np.asarray(example_weights(loss, data, size, None), np.float64)
-    count = 1 if requests is None else requests.count
-    member = np.zeros(size, int) if requests is None else np.asarray(requests.of(data))
-    counted = (member >= 0) & (member < count) & (weights > 0)
-    totals = np.bincount(member[counted], weights[counted], count)
-    if np.any(totals == 0):
-        missing = int(np.argmin(totals))
-        raise ValueError(f"requests: got no example of request {missing} in the forget set, expected at least one for each")
-    return np.bincount(member[counted], weights[counted] * losses[counted], count) / totals
-
-
-def _example_losses(loss: Loss, params: Any, batch: Any) -> Float[Array, " batch"]:
-    """The loss of each example."""
-    return jnp.asarray(per_example(loss, params, batch, validate.batch("data", batch), "data"))
+def _divided(name: str, data: Any, seed: tuple[int, int], share: float, reason: str) -> tuple[Any, Any]:
+    """A data set in two, at random; the second part has the share, at least one example and at most `MOST_HELD_OUT`."""
+    size = validate.batch(name, data)
+    if size < 2:  # noqa: PLR2004  (one for each part)
+        raise ValueError(f"{name}: got {size} example, expected at least 2: {reason}")
+    count = min(max(int(share * size), 1), MOST_HELD_OUT)
+    order = np.random.default_rng(seed).permutation(size)
+    return take_rows(data, np.sort(order[count:])), take_rows(data, np.sort(order[:count]))

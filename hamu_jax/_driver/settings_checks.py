@@ -11,15 +11,13 @@ from jax.core import Tracer
 
 from hamu_jax._base import validate
 from hamu_jax._base.history import Row
-from hamu_jax._datasets.batches import is_arrays
+from hamu_jax._datasets.batches import check_list, is_arrays
 from hamu_jax._driver.stopping import Status
 from hamu_jax._gradients.groups import Groups
-from hamu_jax._gradients.losses import ROWS, Loss, example_weights
+from hamu_jax._gradients.losses import ROWS, Loss, check_counted, check_data, example_weights
+from hamu_jax._gradients.paired import Paired
 from hamu_jax._kernel.hardness import Hardness
-from hamu_jax._transform.level import Level
-from hamu_jax._transform.options import check_options, check_rule
 from hamu_jax._transform.step_requests import Requests
-from hamu_jax.sharding._mesh import check_mesh
 
 
 def pair_of_sizes(batch_size: Any) -> tuple[int, int]:
@@ -64,29 +62,21 @@ def check_functions(loss: Any, forget_loss: Any, optimizer: Any) -> None:
         reversing = reversing or _reversing(stage)
 
 
-def check_forget(
-    loss: Any, params: Any, *, level: Any, rule: Any, blocks: Any, mesh: Any, **settings: tuple[Any, type]
-) -> None:
-    """Checks the arguments of `forget` that `unlearn` would see too late; `settings` are values and their classes.
+def check_sets(data: Paired[Any], losses: Paired[Loss], sizes: tuple[int, int], params: Any) -> list[int | None]:
+    """Checks the retain and the forget set; returns their numbers of examples, None for an iterable.
 
     Raises:
-      TypeError, ValueError: naming the argument.
+      ValueError: naming the set.
     """
-    validate.function("loss", loss, "loss(params, batch) -> [batch]")
-    validate.gradients("params", params, some=True)
-    for name, (value, kind) in settings.items():
-        validate.instance(name, value, kind, optional=True)
-    if rule is not None:
-        check_rule("rule", rule)
-    check_options(blocks, "uniform", None)
-    if mesh is not None:
-        check_mesh(mesh)
-    if level is not None:
-        try:
-            Level(level)
-        except ValueError:
-            expected = "a finite number, or one for each request"
-            raise ValueError(f"level: got {validate.shown(level)}, expected {expected}") from None
+    examples: list[int | None] = []
+    for name, value, loss in zip(Paired._fields, data, losses, strict=True):
+        examples.append(check_data(name, value, loss, params) if is_arrays(value) else None)
+    for name, value, loss, size in zip(Paired._fields, data, losses, sizes, strict=True):
+        if is_arrays(value):
+            check_counted(name, value, loss)
+        else:
+            check_list(name, value, size)
+    return examples
 
 
 def check_wrappers(state: Any) -> None:

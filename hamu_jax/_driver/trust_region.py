@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -16,6 +17,7 @@ HALVED, SHORTER, LONGER = 0.5, 2.0 / 3.0, 1.25
 LARGEST = 1e6  # of the scale: a loss that is linear everywhere would let it overflow
 MEMORY = 0.8  # of the means of what happened elsewhere: one batch says little about the others
 ROUNDING = 8.0  # units of rounding of a loss, below which a change can't be seen
+CERTAIN = 2.0  # standard errors beyond which a mean rise elsewhere is no accident
 SETTLED = 3  # steps in a row that promised less than that
 
 
@@ -62,12 +64,14 @@ class Trust(NamedTuple):
     Attributes:
       scale: the factor of the next update.
       elsewhere: mean rise of the retain loss on other batches, beyond what was promised.
+      squared: mean of the square of that rise.
       promised: mean of the promised changes.
       settled: the number of steps in a row that promised less than the losses' rounding.
     """
 
     scale: Float[Array, ""]
     elsewhere: Float[Array, ""]
+    squared: Float[Array, ""]
     promised: Float[Array, ""]
     settled: Int[Array, ""]
 
@@ -80,14 +84,16 @@ class Trial(NamedTuple):
       promised: their first-order changes.
       measured: their changes on the same batches.
       elsewhere: the change of the retain loss on a batch that had no part in the gradients.
-      present: `[m]`, which requests have an example in the batch.
+      asked: `[m]`, which forget requests have an example in the batch.
+      protected: `[m]`, likewise for a protected request, for minus a loss that must not rise.
     """
 
     losses: Paired[Float[Array, "..."]]
     promised: Paired[Float[Array, "..."]]
     measured: Paired[Float[Array, "..."]]
     elsewhere: Float[Array, ""]
-    present: Bool[Array, " m"]
+    asked: Bool[Array, " m"]
+    protected: Bool[Array, " m"]
 
 
 class Judgement(NamedTuple):
@@ -100,33 +106,48 @@ class Judgement(NamedTuple):
 
 def first_trust(region: TrustRegion) -> Trust:
     """The trust before the first step."""
-    return Trust(jnp.float32(region.start), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(0))
+    return Trust(jnp.float32(region.start), jnp.float32(0.0), jnp.float32(0.0), jnp.float32(0.0), jnp.int32(0))
 
 
 def judge(trust: Trust, trial: Trial, level: Level | None = None) -> Judgement:
     """Compares a step with its promise (see `TrustRegion`)."""
     promised, measured = trial.promised, trial.measured
-    rounding = ROUNDING * jnp.finfo(trial.losses.retain.dtype).eps
-    noise = Paired(
-        rounding * jnp.abs(trial.losses.retain), mean_of_present(rounding * jnp.abs(trial.losses.forget), trial.present)
-    )
+    noise = jax.tree.map(lambda loss: ROUNDING * jnp.finfo(trial.losses.retain.dtype).eps * jnp.abs(loss), trial.losses)
+    asked_noise = mean_of_present(noise.forget, trial.asked)
     # A promised rise of the retain loss is a price, and makes no error smaller.
-    size = mean_of_present(_gain(trial, level), trial.present) + jnp.maximum(-promised.retain, 0.0)
-    forget = mean_of_present(_miss(trial, level), trial.present) - noise.forget
+    gain = _gain(trial, level)
+    size = mean_of_present(gain, trial.asked) + mean_of_present(gain, trial.protected) + jnp.maximum(-promised.retain, 0.0)
+    below, above = _miss(trial, level)
+    forget = mean_of_present(jnp.maximum(below, above), trial.asked) - asked_noise
+    protected = mean_of_present(below - noise.forget, trial.protected)
     retain = measured.retain - promised.retain - noise.retain
-    beyond = trial.elsewhere - jnp.maximum(promised.retain, 0.0) - noise.retain
-    elsewhere = MEMORY * trust.elsewhere + (1.0 - MEMORY) * beyond.astype(jnp.float32)
-    usual = MEMORY * trust.promised + (1.0 - MEMORY) * size.astype(jnp.float32)
-    errors = [_share(forget, size), _share(retain, size), _share(elsewhere, usual)]
+    beyond = (trial.elsewhere - jnp.maximum(promised.retain, 0.0) - noise.retain).astype(jnp.float32)
+    elsewhere, usual = _remembered(trust.elsewhere, beyond), _remembered(trust.promised, size)
+    errors = [_share(forget, size), _share(protected, size), _share(retain, size), _share(elsewhere, usual)]
     error = jnp.max(jnp.stack([x.astype(jnp.float32) for x in errors]))
     accepted = error <= REFUSED  # not true of a NaN
     factor = jnp.where(error > POOR, SHORTER, jnp.where(error < GOOD, LONGER, 1.0))
     scale = jnp.minimum(trust.scale * jnp.where(accepted, factor, HALVED), LARGEST).astype(jnp.float32)
-    settled = jnp.where(size <= noise.forget + noise.retain, trust.settled + 1, 0)
-    taken = Trust(scale, elsewhere, usual, settled)
+    settled = jnp.where(size <= asked_noise + noise.retain, trust.settled + 1, 0)
+    taken = Trust(scale, elsewhere, _remembered(trust.squared, beyond**2), usual, settled)
     refused = trust._replace(scale=scale, settled=settled)
     following = Trust(*(jnp.where(accepted, new, old) for new, old in zip(taken, refused, strict=True)))
     return Judgement(accepted, error, following)
+
+
+def rises_elsewhere(trust: Trust) -> Bool[Array, ""]:
+    """Whether the retain loss of batches that had no part in the steps rises, although none of the steps promised it.
+
+    The mean rise over the last steps is above 0 by `CERTAIN` standard errors. A mean that forgets with the factor `MEMORY` is
+    one of `(1 + MEMORY) / (1 - MEMORY)` = 9 numbers.
+    """
+    variance = jnp.maximum(trust.squared - trust.elsewhere**2, 0.0) * (1.0 - MEMORY) / (1.0 + MEMORY)
+    return trust.elsewhere > CERTAIN * jnp.sqrt(variance)
+
+
+def _remembered(mean: Float[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
+    """A mean that forgets, after one more value."""
+    return MEMORY * mean + (1.0 - MEMORY) * value.astype(jnp.float32)
 
 
 def _gain(trial: Trial, level: Level | None) -> Float[Array, " m"]:
@@ -139,15 +160,13 @@ def _gain(trial: Trial, level: Level | None) -> Float[Array, " m"]:
     return jnp.maximum(useful[0], useful[1])
 
 
-def _miss(trial: Trial, level: Level | None) -> Float[Array, " m"]:
-    """How far each forget loss is from what was promised; with a level, from between the promise and the level."""
+def _miss(trial: Trial, level: Level | None) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """How far each forget loss is below and above what was promised; with a level, what lies between the two."""
     promised, measured = trial.promised.forget, trial.measured.forget
-    if level is None:
-        return jnp.abs(measured - promised)
-    lowest, highest = level.bounds(trial.losses.forget)
+    lowest, highest = (promised, promised) if level is None else level.bounds(trial.losses.forget)
     below = jnp.minimum(promised, lowest) - measured
     above = measured - jnp.maximum(promised, highest)
-    return jnp.maximum(jnp.maximum(below, above), 0.0)
+    return jnp.maximum(below, 0.0), jnp.maximum(above, 0.0)
 
 
 def _share(excess: Float[Array, ""], size: Float[Array, ""]) -> Float[Array, ""]:

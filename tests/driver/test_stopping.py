@@ -14,7 +14,9 @@ from tiny_runs import ADAMW, RETAIN, SGD, bits, examples, linear, run, start
 
 import hamu_jax
 from hamu_jax import Patience, Stopping, Target
-from hamu_jax._driver.step import blame, driver_step, first_carry
+from hamu_jax._driver.blame import blame
+from hamu_jax._driver.carry import first_carry
+from hamu_jax._driver.step import driver_step
 from hamu_jax._driver.stopping import Halt, after_evaluation, watch
 from hamu_jax._gradients.paired import Paired
 

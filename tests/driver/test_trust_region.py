@@ -22,6 +22,7 @@ def trial(forget: tuple[Any, Any], retain: tuple[float, float], elsewhere: float
         Paired(jnp.float32(retain[1]), measured),
         jnp.float32(elsewhere),
         jnp.ones(promised.shape, bool),
+        jnp.zeros(promised.shape, bool),
     )
 
 

@@ -16,7 +16,9 @@ from two_gradient_problems import PLAIN_COMPILE, flat
 
 import hamu_jax
 from hamu_jax import Groups, ImplicitStack, Regime, objectives, rules
-from hamu_jax._driver.step import blame, driver_step, first_carry
+from hamu_jax._driver.blame import blame
+from hamu_jax._driver.carry import first_carry
+from hamu_jax._driver.step import driver_step
 from hamu_jax._driver.stopping import Stopping
 from hamu_jax._gradients.implicit_stack_operations import stack_changes, stack_products, stack_sum
 from hamu_jax._kernel.blocks import partition
