@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hamu_jax import Level, Paired, TrustRegion
-from hamu_jax._driver.trust_region import LARGEST, MEMORY, Trial, first_trust, judge
+from hamu_jax._driver.trust_region import LARGEST, MEMORY, Trial, first_trust, judge, rises_elsewhere
 
 START = first_trust(TrustRegion(0.5))
 
@@ -47,6 +47,43 @@ def test_errors_by_hand(forget: Any, retain: Any, error: float, accepted: bool, 
     assert judgement.error == pytest.approx(error, abs=1e-5, nan_ok=True)
     assert bool(judgement.accepted) is accepted
     assert judgement.trust.scale == pytest.approx(0.5 * factor)
+
+
+@pytest.mark.parametrize(
+    ("protected", "error"),
+    [
+        ((0.0, 0.0), 0.0),
+        ((0.0, 0.9), 0.0),  # a protected loss may fall by more than was promised
+        ((0.0, -0.2), 0.5),  # the second request is for minus the protected loss
+        ((0.1, -0.3), 1.0),
+    ],
+)
+def test_a_protected_loss_that_rises_is_an_error_of_its_own(protected: Any, error: float) -> None:
+    """It is not averaged with the forget requests, and makes their promised change no larger."""
+    step = trial(([0.3, protected[0]], [0.3, protected[1]]), (-0.1, -0.1))
+    step = step._replace(asked=jnp.array([True, False]), protected=jnp.array([False, True]))
+    size = 0.3 + 0.1
+    promised_fall = abs(protected[0])
+    assert judge(START, step).error == pytest.approx(error * size / (size + promised_fall), abs=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "rises"), [(0.0, False), (0.05, False), (0.4, True), (-0.4, False)])
+def test_a_rise_elsewhere_is_one_that_chance_does_not_explain(shift: float, rises: bool) -> None:
+    """Twenty changes with a spread of 0.2, against the mean and the variance with the same weights in numpy."""
+    changes = shift + 0.2 * np.array([1, -1, -1, 1, 1, 1, -1, -1, 1, -1] * 2)
+    trust = START
+    for change in changes:
+        trust = judge(trust, trial((2.0, 2.0), (-0.1, -0.1), change)).trust
+    weights = (1 - MEMORY) * MEMORY ** np.arange(len(changes))[::-1]
+    mean = weights @ changes
+    error = np.sqrt((weights @ changes**2 - mean**2) * np.sum(weights**2) / np.sum(weights) ** 2)
+    assert bool(rises_elsewhere(trust)) is rises
+    assert (mean > 2 * error) == rises
+
+
+def test_one_rise_elsewhere_is_no_evidence() -> None:
+    assert not rises_elsewhere(START)
+    assert not rises_elsewhere(judge(START, trial((2.0, 2.0), (-0.1, -0.1), 0.5)).trust)
 
 
 def test_what_happens_elsewhere_counts_on_average() -> None:
