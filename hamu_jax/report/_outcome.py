@@ -84,6 +84,7 @@ def write_outcome(
     rows = _rows(result)
     threatened = _threatened(loss, sets["retain"], before["retain"], after["retain"]) if "retain" in sets else []
     record = json_row({"settings": settings, "environment": made_in, "status": result.status, "verdict": result.verdict})
+    record |= json_row({name: getattr(result, name) for name in ("level_error", "worse_on", "auc_interval")})
     record |= json_row({"level": result.level, "width": result.width, "best_step": result.best_step, "steps": result.run.steps})
     compared = _compared(models or {})
     record |= json_row({"models": models or {}})

@@ -66,7 +66,7 @@ def test_streaks(forget: Any, limits: Any, halt: Halt, step: int) -> None:
     losses, streaks = Paired(jnp.float32(0), jnp.float32(0)), jnp.zeros(3, jnp.int32)
     for number, one in enumerate(itertools.islice(itertools.cycle(forget), 9)):
         hardness = hamu_jax.hardness(jnp.array(batch(0)[0]), jnp.array(batch(*one)[0]), 0.5)
-        decided, streaks = watch(Stopping(**limits), losses, hardness, jnp.bool_(True), streaks)
+        decided, streaks = watch(Stopping(**limits), losses, hardness, streaks, finite=jnp.bool_(True), rises=jnp.bool_(False))
         if decided != Halt.RUNNING:
             assert (decided, number) == (halt, step)
             return
@@ -166,15 +166,17 @@ def test_order_of_precedence() -> None:
     targets = (Target("forget_loss", at_least=1.0),)
     losses, none = Paired(jnp.float32(2.0), jnp.float32(2.0)), jnp.zeros(3, jnp.int32)
 
-    def halt(finite: bool, **limits: Any) -> int:
-        return int(watch(Stopping(**limits), losses, hardness, jnp.bool_(finite), none)[0])
+    def halt(finite: bool, *, rises: bool = False, **limits: Any) -> int:
+        flags = {"finite": jnp.bool_(finite), "rises": jnp.bool_(rises)}
+        return int(watch(Stopping(**limits), losses, hardness, none, **flags)[0])
 
     limits = {"targets": targets, "unavoidable": 1, "criterion": 1, "infeasible": 1}
     assert halt(False, **limits) == Halt.NONFINITE
     for expected in (Halt.TARGET, Halt.UNAVOIDABLE, Halt.CRITERION, Halt.INFEASIBLE):
         assert halt(True, **limits) == expected
         limits.pop(next(iter(limits)))
-    assert halt(True) == Halt.RUNNING
+    assert halt(True) == halt(True, rises=True) == Halt.RUNNING
+    assert halt(True, rises=True, unavoidable=1) == Halt.UNAVOIDABLE, "the step's own gradients say it already"
 
 
 @pytest.mark.parametrize(

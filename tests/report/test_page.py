@@ -182,8 +182,11 @@ def outcome(history: hamu_jax.History, **changed: Any) -> Any:
         "verdict": "Forgotten: at the level. At no cost.",
         "level": (2.0,),
         "width": (0.2,),
+        "level_error": 0.3,
         "losses": {"forget": change, "retain": Change(1.0, math.nan)},
+        "worse_on": ("unseen",),
         "auc": change,
+        "auc_interval": (0.4, 0.6),
         "held_out_given": True,
         "best_step": 3,
         "run": run,
@@ -212,6 +215,7 @@ def test_the_report_of_forget(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert record["before and after"]["mean loss, forget"] == [1.0, 2.0]
     assert record["before and after"]["mean loss, retain"] == [1.0, None]
+    assert (record["level_error"], record["worse_on"], record["auc_interval"]) == (0.3, ["unseen"], [0.4, 0.6])
     # (x - 1)^2 - x^2 = 1 - 2x is positive for x = 0 and 0.2 alone.
     np.testing.assert_allclose(record["most threatened"], [[0, 0, 1, 1], [3, 0.04, 0.64, 0.6]], rtol=1e-6)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
