@@ -39,7 +39,8 @@ SETS = {"retain": RETAIN, "forget": FORGET, "unseen": UNSEEN, "held_out": HELD}
 
 
 def forgotten(**options: Any) -> hamu_jax.Forgotten:
-    return hamu_jax.forget(quadratic, START, **{**SETS, "progress": False, **options})
+    given: dict[str, Any] = {**SETS, "progress": False, **options}
+    return hamu_jax.forget(quadratic, START, **given)
 
 
 def rise(result: hamu_jax.Forgotten, name: str) -> float:
