@@ -14,7 +14,7 @@ from tiny_runs import ADAMW, FORGET, RETAIN, SGD, assert_same, bits, examples, l
 
 import hamu_jax
 from hamu_jax._datasets.batches import batches
-from hamu_jax._driver import unlearn as unlearn_module
+from hamu_jax._driver import run as run_module
 
 RATE, IMPROVEMENT = 0.05, 0.5
 GLOBAL = hamu_jax.hamu(RATE, IMPROVEMENT, blocks="global")
@@ -207,12 +207,12 @@ def test_one_compilation_for_many_steps(committed: bool, caplog: pytest.LogCaptu
 
 def test_being_ahead_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     losses = run().history.column("forget_loss")[:12]
-    highs = [step for step in range(2, 12 - unlearn_module.AHEAD) if losses[step] > losses[:step].max()]
+    highs = [step for step in range(2, 12 - run_module.AHEAD) if losses[step] > losses[:step].max()]
     target = hamu_jax.Target("forget_loss", at_least=float(losses[highs[-1]]))
     options = {"evaluation": evaluation(3), "stopping": hamu_jax.Stopping(targets=(target,))}
     ahead = run(**options)
-    assert 0 < ahead.steps < 12 - unlearn_module.AHEAD, "stops with steps dispatched behind it"
-    monkeypatch.setattr(unlearn_module, "AHEAD", 0)
+    assert 0 < ahead.steps < 12 - run_module.AHEAD, "stops with steps dispatched behind it"
+    monkeypatch.setattr(run_module, "AHEAD", 0)
     assert_same(run(**options), ahead)
     assert bits(run(steps=ahead.steps).params) == bits(ahead.params)
     losses = ahead.history.column("forget_loss")
