@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from hamu_jax._datasets.evaluate import evaluate
 from hamu_jax._driver.forget_outcome import Change, ForgetStatus, Forgotten
 from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, take_rows
 from hamu_jax._driver.keep_best import KeepBest
+from hamu_jax._driver.record import row_hashes
+from hamu_jax._driver.request_losses import request_losses
 from hamu_jax._driver.uncertainty import auc_interval, level_error
 from hamu_jax._driver.unlearn import Unlearned
 from hamu_jax.metrics import auc, values
@@ -39,9 +41,13 @@ def conclude(problem: ForgetProblem, keep: KeepBest, run: Unlearned) -> Forgotte
         width=tuple(problem.band.width.tolist()),
         level_error=comparison.level_error(),
         losses=losses,
+        request_losses=comparison.request_losses(),
+        perhaps_worse_on=comparison.perhaps_worse_on,
+        shared_rows=comparison.shared_rows(),
         worse_on=comparison.worse_on,
         auc=comparison.auc,
-        auc_interval=comparison.auc_interval(),
+        auc_interval=comparison.auc_interval("after"),
+        auc_before_interval=comparison.auc_interval("before"),
         held_out_given=problem.given["held_out"] is not None,
         best_step=best["step"],
         run=run,
@@ -57,7 +63,7 @@ def _number(value: float | None) -> float:
 
 def _status(problem: ForgetProblem, run: Unlearned, rank: int, worse_on: tuple[str, ...]) -> ForgetStatus:
     """The outcome in a word."""
-    if problem.is_done:
+    if problem.band.is_reached:
         return "nothing_to_do"
     if rank > 0:
         return "nonfinite" if run.status == "nonfinite" else "not_reached"
@@ -89,8 +95,31 @@ class _Comparison:
     @functools.cached_property
     def worse_on(self) -> tuple[str, ...]:
         """The sets whose mean loss rose by a noticeable amount that is no accident."""
+        return tuple(name for name in self._noticeable() if _is_certain(*self.examples[name]))
+
+    @functools.cached_property
+    def perhaps_worse_on(self) -> tuple[str, ...]:
+        """The sets whose mean loss rose by a noticeable amount that may be an accident."""
+        return tuple(name for name in self._noticeable() if name not in self.worse_on)
+
+    def _noticeable(self) -> list[str]:
+        """The sets whose mean loss is noticeably above its limit; 10% of a limit are noticeable."""
         limits = {"held_out": float(np.mean(self.examples["held_out"][0])), "unseen": self.problem.most_unseen}
-        return tuple(name for name in limits if name in self.examples and _rose(*self.examples[name], limits[name]))
+        after = {name: float(np.mean(self.examples[name][1])) for name in limits if name in self.examples}
+        return [name for name, loss in after.items() if loss - limits[name] > NOTICEABLE * abs(limits[name])]
+
+    def request_losses(self) -> tuple[Change, ...]:
+        """The mean loss of each request, before and after; none without requests."""
+        problem = self.problem
+        if problem.requests is None:
+            return ()
+        after = request_losses(problem.loss, self.params, problem.forget, problem.requests, batch_size=problem.batch_size)
+        return tuple(map(Change, problem.band.before.tolist(), after.tolist()))
+
+    def shared_rows(self) -> int:
+        """The number of forget examples that are retain examples too."""
+        retained = set(row_hashes(self.problem.given["retain"]))
+        return sum(row in retained for row in row_hashes(self.problem.forget))
 
     @functools.cached_property
     def auc(self) -> Change | None:
@@ -105,10 +134,10 @@ class _Comparison:
         except ImportError:  # scikit-learn is an extra
             return None
 
-    def auc_interval(self) -> tuple[float, float] | None:
-        """The 95% interval of the AUC of the returned parameters."""
+    def auc_interval(self, which: Literal["before", "after"]) -> tuple[float, float] | None:
+        """The 95% interval of the AUC of the original or of the returned parameters."""
         sizes = (self.examples[name][1].size for name in ("forget", "unseen"))
-        return None if self.auc is None else auc_interval(self.auc.after, *sizes)
+        return None if self.auc is None else auc_interval(getattr(self.auc, which), *sizes)
 
     def level_error(self) -> float | None:
         """The standard error of a level that is the unseen loss; of many requests, that of the mean over all of them."""
@@ -124,19 +153,18 @@ class _Comparison:
         return Change(*(evaluate(problem.loss, p, sample, **options)["retain/loss"] for p in (problem.params, self.params)))
 
 
-def _rose(before: Examples, after: Examples, limit: float) -> bool:
-    """Whether the mean loss is noticeably above its limit, and rose by more than chance; 10% of a limit are noticeable."""
+def _is_certain(before: Examples, after: Examples) -> bool:
+    """Whether the mean loss rose by more than chance."""
     rise = after - before
     mean, error = float(np.mean(rise)), float(np.std(rise) / math.sqrt(rise.size))
-    is_certain = mean > 0 if rise.size < FEW else mean > CERTAIN * error
-    return is_certain and float(np.mean(after)) - limit > NOTICEABLE * abs(limit)
+    return mean > 0 if rise.size < FEW else mean > CERTAIN * error
 
 
 _OPENINGS: dict[ForgetStatus, str] = {
-    "reached": "Forgotten: the forget set now has the loss that was aimed at, and held-out data did not suffer noticeably.",
+    "reached": "Forgotten: the forget set now has the loss that was aimed at.",
     "reached_at_higher_cost": "Forgotten, at a price: the forget set has the loss that was aimed at.",
     "not_reached": "NOT forgotten: the forget set did not reach the level.",
-    "nothing_to_do": "Nothing was done: the forget set already has the loss of what was never learned.",
+    "nothing_to_do": "Nothing was done: the loss of the forget set is at the level already, or above it.",
     "nonfinite": "NOT forgotten: the run ended because something was not finite.",
 }
 _SETS = {"held_out": "held-out data", "unseen": "unseen data, which is of the same kind as the forget set"}
@@ -144,11 +172,7 @@ _SETS = {"held_out": "held-out data", "unseen": "unseen data, which is of the sa
 
 def _verdict(result: Forgotten) -> str:
     """The outcome in words that need no knowledge of the method."""
-    words = [_OPENINGS[result.status]]
-    if result.worse_on:
-        words.append(
-            f"The model is noticeably worse than before on {' and on '.join(_SETS[name] for name in result.worse_on)}."
-        )
+    words = [_OPENINGS[result.status], *_price(result), *_doubts(result)]
     words.append(f"Forget loss: {_change(result, 'forget')} ({result.problem.band.describe()}).")
     words.append(f"Held-out loss: {_change(result, 'held_out')}. Retain loss: {_change(result, 'retain')}.")
     if "unseen" in result.losses:
@@ -160,6 +184,43 @@ def _verdict(result: Forgotten) -> str:
         words.append(f"The run ended: {result.run.reason}.")
     words.append("This is evidence about these measurements, not a certificate that no trace is left.")
     return " ".join(words)
+
+
+def _price(result: Forgotten) -> list[str]:
+    """Where the model is worse than before."""
+    if result.worse_on:
+        return [f"The model is noticeably worse than before on {_names(result.worse_on)}."]
+    if result.perhaps_worse_on:
+        return [f"The loss rose on {_names(result.perhaps_worse_on)}; with so few examples that may be chance."]
+    return ["Held-out data did not suffer noticeably."] if result.status == "reached" else []
+
+
+def _doubts(result: Forgotten) -> list[str]:
+    """What speaks against the question itself, or is left of its answer."""
+    words: list[str] = []
+    if result.status == "not_reached" and result.request_losses:
+        distances = result.problem.band.distances(np.array([change.after for change in result.request_losses]))
+        farthest = int(np.argmax(distances))
+        after, level = result.request_losses[farthest].after, result.level[farthest]
+        words.append(f"The farthest from its level is request {farthest}: its loss is {after:.3g}, its level {level:.3g}.")
+    if result.shared_rows:
+        count = "One forget example is" if result.shared_rows == 1 else f"{result.shared_rows} forget examples are"
+        words.append(f"{count} in the retain set too: they are to be forgotten and retained at once.")
+    if result.auc is not None and result.auc_interval is not None and result.status in ("reached", "reached_at_higher_cost"):
+        low, high = result.auc_interval
+        if not low <= 0.5 <= high:  # noqa: PLR2004  (no difference)
+            words.append("Single losses still tell forget and unseen examples apart, although their means agree.")
+    if result.auc_before_interval is not None and result.auc_before_interval[1] < 0.5:  # noqa: PLR2004
+        words.append(
+            "Before, unseen examples had lower losses than the forget set, which the model was trained on: are they of the "
+            "same kind?"
+        )
+    return words
+
+
+def _names(sets: tuple[str, ...]) -> str:
+    """Data sets in words."""
+    return " and on ".join(_SETS[name] for name in sets)
 
 
 def _change(result: Forgotten, name: str) -> str:

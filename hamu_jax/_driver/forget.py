@@ -167,7 +167,7 @@ def _run(problem: ForgetProblem, rule: rules.Rule | None, blocks: Blocks, max_co
     optimizer = _optimizer(rule, blocks, target)
     most = None if max_cost is None else problem.mean_loss(problem.held_out) + max_cost
     keep = KeepBest(COST, OUTSIDE, most, PATIENCE)
-    if problem.is_done:
+    if problem.band.is_reached:
         row = {"step": 0, **evaluation.measure(problem.loss, problem.params)}
         nothing = Unlearned(
             problem.params, optimizer.init(problem.params), History([row]), 0, "completed", "no step was needed", 0

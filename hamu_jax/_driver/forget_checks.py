@@ -8,7 +8,7 @@ import jax
 from hamu_jax._base import validate
 from hamu_jax._datasets.batches import is_arrays
 from hamu_jax._driver.band import chance_level
-from hamu_jax._gradients.losses import Loss, check_data, per_example
+from hamu_jax._gradients.losses import Loss, check_counted, check_data, per_example
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.options import check_options, check_rule
 from hamu_jax.sharding._mesh import check_mesh
@@ -84,4 +84,5 @@ def _check_sets(loss: Loss, params: Any, sets: dict[str, Any]) -> None:
         if data is None or not is_arrays(data):
             raise ValueError(f"{name}: got {type(data).__name__}, expected a pytree of arrays with a leading example axis")
         size = check_data(name, data, loss, params)
+        check_counted(name, data, loss)
         jax.eval_shape(functools.partial(per_example, loss, size=size, name=name), params, data)

@@ -46,11 +46,15 @@ class Forgotten:
         that was never trained on the forget set would miss the level by about as much. None for a level that was given.
       losses: mean losses before and after, by set: `forget`, `retain` (its first 2,048 examples), `held_out`, `unseen` if it
         was given, and `protected`, the part of the unseen data that `protect_unseen` protects.
+      request_losses: the mean loss of each request, before and after; none without requests.
       worse_on: the sets, of `held_out` and `unseen`, whose mean loss rose by more than 10% (the unseen loss: above its value
         before, or above a given level that is higher) and by more than two standard errors.
+      perhaps_worse_on: the sets whose mean loss rose by more than 10%, but not by more than two standard errors.
+      shared_rows: the number of forget examples that are in the retain set too.
       auc: the probability that an unseen example has a larger loss than a forget example, before and after: 0.5 if they can't
         be told apart. None without unseen data, or without scikit-learn.
       auc_interval: a 95% interval of it, after (Hanley and McNeil 1982): where it contains 0.5, no difference was found.
+      auc_before_interval: the same before.
       held_out_given: whether the held-out data was given; otherwise it was set aside from the retain set.
       best_step: after how many steps the returned parameters were reached.
       run: the run, with its history: promised and measured changes, the trust region and hardness at every step.
@@ -64,9 +68,13 @@ class Forgotten:
     width: tuple[float, ...]
     level_error: float | None
     losses: dict[str, Change]
+    request_losses: tuple[Change, ...]
     worse_on: tuple[str, ...]
+    perhaps_worse_on: tuple[str, ...]
+    shared_rows: int
     auc: Change | None
     auc_interval: tuple[float, float] | None
+    auc_before_interval: tuple[float, float] | None
     held_out_given: bool
     best_step: int
     run: Unlearned
@@ -129,7 +137,9 @@ class Forgotten:
             "best_step": self.best_step,
             "steps": self.run.steps,
             "losses": {name: dataclasses.asdict(change) for name, change in self.losses.items()},
+            "request_losses": [dataclasses.asdict(change) for change in self.request_losses],
             "worse_on": list(self.worse_on),
+            "perhaps_worse_on": list(self.perhaps_worse_on),
             "auc": None if self.auc is None else dataclasses.asdict(self.auc),
             "auc_interval": None if self.auc_interval is None else list(self.auc_interval),
             "held_out_given": self.held_out_given,

@@ -11,7 +11,7 @@ import numpy as np
 from hamu_jax._base import validate
 from hamu_jax._datasets.evaluate import evaluate
 from hamu_jax._driver.band import Band, band_of
-from hamu_jax._driver.forget_evaluation import ForgetEvaluation, request_losses
+from hamu_jax._driver.forget_evaluation import ForgetEvaluation
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss
 from hamu_jax._transform.level import Level
@@ -91,19 +91,15 @@ class ForgetProblem:
         before = math.inf if self.unseen is None else self.mean_loss(self.unseen)
         return max(before, float(self.band.level.max())) if self.level_given else before
 
-    @functools.cached_property
-    def is_done(self) -> bool:
-        """Whether the original parameters have forgotten already: every request is in its band or above it."""
-        losses = request_losses(self.loss, self.params, self.forget, self.requests, batch_size=self.batch_size)
-        return bool(np.all(losses >= self.band.level - self.band.width))
-
     def target(self) -> Level:
         """The level of each request, and of the protected examples: minus their loss may not fall below where it is."""
-        levels = self.band.level.tolist()
+        levels, above = self.band.level.tolist(), self.band.above.tolist()
         if self.protected is not None:
             levels.append(-self.mean_loss(self.protected))
-        value = levels[0] if self.requests is None and self.protected is None else tuple(levels)
-        return Level(value, band=float(self.band.width.max()))
+            above.append(max(above))
+        if self.requests is None and self.protected is None:
+            return Level(levels[0], band=above[0])
+        return Level(tuple(levels), band=tuple(above))
 
 
 def build_problem(
@@ -122,7 +118,7 @@ def build_problem(
       ValueError: for a data set of one example that is to be divided, or as `band_of`.
     """
     seed, unseen = settings["seed"], given["unseen"]
-    band = band_of(level, settings["tolerance"], requests, loss=loss, params=params, unseen=unseen, batch_size=batch_sizes[0])
+    band = band_of(level, settings["tolerance"], requests, loss=loss, params=params, given=given, batch_size=batch_sizes[0])
     retain, held_out = given["retain"], given["held_out"]
     if held_out is None:
         retain, held_out = set_aside(retain, seed)

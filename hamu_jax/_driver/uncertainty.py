@@ -11,6 +11,8 @@ NORMAL_95 = 1.96  # standard errors on either side of a 95% interval
 def auc_interval(area: float, negatives: int, positives: int) -> tuple[float, float]:
     """A 95% interval of an area under the ROC curve, from the standard error of Hanley and McNeil.
 
+    At an area of 0 or 1 their variance is 0, however few the examples are: it is taken half a pair of examples away from them.
+
     Args:
       area: the measured area.
       negatives: the number of negative examples.
@@ -18,9 +20,11 @@ def auc_interval(area: float, negatives: int, positives: int) -> tuple[float, fl
 
     Source: J. A. Hanley and B. J. McNeil, Radiology 143 (1982) 29-36, equation 1, with exponential distributions.
     """
-    both_positives, both_negatives = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area)
-    variance += (positives - 1) * (both_positives - area**2) + (negatives - 1) * (both_negatives - area**2)
+    half = 0.5 / (negatives * positives)
+    inner = min(max(area, half), 1 - half)
+    both_positives, both_negatives = inner / (2 - inner), 2 * inner**2 / (1 + inner)
+    variance = inner * (1 - inner)
+    variance += (positives - 1) * (both_positives - inner**2) + (negatives - 1) * (both_negatives - inner**2)
     reach = NORMAL_95 * math.sqrt(max(variance, 0.0) / (negatives * positives))
     return max(area - reach, 0.0), min(area + reach, 1.0)
 

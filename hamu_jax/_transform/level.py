@@ -38,17 +38,18 @@ class Level:
       value: the level, in units of the loss; or one level for each of `m` requests.
       learning_rate: the factor of the update after the transform; a number or an optax schedule. It turns the remaining rise
         into an improvement per unit of learning rate.
-      band: how far above the level the forget loss may be, in units of the loss.
+      band: how far above the level the forget loss may be, in units of the loss; or one number for each of `m` levels.
 
     Raises:
-      ValueError: for a level that is not finite, a learning rate that is not positive, or a negative band.
+      ValueError: for a level that is not finite, a learning rate that is not positive, a negative band, or another number of
+        bands than of levels.
 
     Source: DESIGN.md, section 2.9; docs/mathematics.md, section 8.
     """
 
     value: float | Sequence[float]
     learning_rate: optax.ScalarOrSchedule = 1.0
-    band: float = 0.0
+    band: float | Sequence[float] = 0.0
 
     def __post_init__(self) -> None:
         expected = f"value: got {validate.shown(self.value)}, expected a finite number, or one for each request"
@@ -59,7 +60,11 @@ class Level:
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
             raise ValueError(expected)
         validate.number("learning_rate", self.learning_rate, positive=True)
-        validate.constant("band", self.band)
+        bands = tuple(self.band) if isinstance(self.band, Sequence) else (self.band,)
+        for band in bands:
+            validate.constant("band", band)
+        if isinstance(self.band, Sequence) and len(bands) != self.count:
+            raise ValueError(f"band: got {len(bands)} numbers, expected one, or {self.count or 1} as there are levels")
 
     @property
     def count(self) -> int | None:
@@ -69,12 +74,12 @@ class Level:
     def gap(self, loss: Float[Array, "*m"]) -> Float[Array, "*m"]:
         """The remaining distance to the level, in units of the loss: negative above the band, 0 within it."""
         gap = jnp.asarray(self.value, loss.dtype) - loss
-        return jnp.where((gap < 0) & (gap >= -self.band), 0.0, gap)
+        return jnp.where((gap < 0) & (gap >= -jnp.asarray(self.band, loss.dtype)), 0.0, gap)
 
     def bounds(self, loss: Float[Array, "*m"]) -> tuple[Float[Array, "*m"], Float[Array, "*m"]]:
         """The changes of the forget loss that lead to the level and to the top of the band."""
         lowest = jnp.asarray(self.value, loss.dtype) - loss
-        return lowest, lowest + self.band
+        return lowest, lowest + jnp.asarray(self.band, loss.dtype)
 
     def remaining(self, loss: Float[Array, "*m"], step: Array, scale: Float[Array, ""] | float = 1.0) -> Remaining:
         """The rise of the forget loss that is required, and the most that is allowed, per unit of learning rate.
@@ -86,7 +91,7 @@ class Level:
         """
         rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         rate = jnp.asarray(rate, loss.dtype) * jnp.asarray(scale, loss.dtype)
-        room = jnp.asarray(self.value, loss.dtype) + self.band - loss
+        room = jnp.asarray(self.value, loss.dtype) + jnp.asarray(self.band, loss.dtype) - loss
         return Remaining(self.gap(loss) / rate, jnp.maximum(room, 0.0) / rate)
 
 

@@ -114,7 +114,7 @@ def test_an_example_that_no_request_owns_stays_unowned() -> None:
 
 
 def test_the_cost_by_hand() -> None:
-    options: dict[str, Any] = {"band": Band(np.array([1.0]), np.array([0.1]))}
+    options: dict[str, Any] = {"band": Band(np.array([1.0]), np.array([0.1]), np.array([0.5]))}
     held = float(jnp.mean(quadratic(START, HELD)))
     unseen = float(jnp.mean(quadratic(START, UNSEEN)))
     for most, extra in ((unseen - 0.5, 0.5), (unseen + 0.5, 0.0)):

@@ -10,6 +10,7 @@ import pytest
 from trained_models import CLASSES, TrainedModel, accuracy, cross_entropy, init_mlp, memorised_labels, take
 
 import hamu_jax
+from hamu_jax._driver.uncertainty import auc_interval
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
@@ -69,6 +70,79 @@ def test_a_row_that_is_not_finite_leaves_the_model_as_it_was(model: TrainedModel
 def test_a_model_that_was_never_trained_has_nothing_to_forget(model: TrainedModel) -> None:
     result = forget(model, params=init_mlp(9, (64, 256, CLASSES)), unseen=None, level=float(np.log(CLASSES)))
     assert result.status == "nothing_to_do"
+
+
+OWNERS = 4
+
+
+@pytest.fixture(scope="module")
+def owned(model: TrainedModel) -> dict[str, Any]:
+    """Four owners of five rows each ask for levels of their own."""
+    owner = np.arange(20, dtype=np.int32) % OWNERS
+    nobody = np.full(len(model.retain["label"]), -1, np.int32)
+    return {
+        "forget": {**model.forget, "owner": owner},
+        "retain": {**model.retain, "owner": nobody},
+        "unseen": None,
+        "requests": hamu_jax.Groups(lambda batch: batch["owner"], OWNERS),
+    }
+
+
+def test_each_request_comes_to_its_own_level(model: TrainedModel, owned: dict[str, Any]) -> None:
+    levels = (1.0, 1.5, 2.0, 3.0)
+    result = forget(model, **owned, level=levels)
+    assert result.status.startswith("reached")
+    assert [change.after for change in result.request_losses] == pytest.approx(levels, rel=0.1001)
+    losses = np.asarray(model.loss(result.params, owned["forget"]))
+    means = [losses[owned["forget"]["owner"] == i].mean() for i in range(OWNERS)]
+    assert means == pytest.approx([change.after for change in result.request_losses], rel=1e-5)
+
+
+def test_a_request_that_is_above_its_level_asks_for_nothing(model: TrainedModel, owned: dict[str, Any]) -> None:
+    result = forget(model, **owned, level=(1e-6, 1.5, 2.0, 3.0))
+    assert result.status.startswith("reached")
+    assert result.request_losses[0].after <= result.request_losses[0].before
+    assert [change.after for change in result.request_losses[1:]] == pytest.approx((1.5, 2.0, 3.0), rel=0.1001)
+
+
+def test_the_farthest_request_is_named(model: TrainedModel, owned: dict[str, Any]) -> None:
+    result = forget(model, **owned, level=(1.0, 1.0, 9.0, 1.0), max_cost=0.02, steps=20)
+    assert result.status == "not_reached"
+    assert "The farthest from its level is request 2" in result.verdict
+
+
+def test_rows_that_are_to_be_retained_as_well_are_counted(model: TrainedModel) -> None:
+    both = jax.tree.map(lambda x, y: np.concatenate([x, y[:3]]), model.retain, model.forget)
+    result = forget(model, retain=both)
+    assert result.shared_rows == 3
+    assert "3 forget examples are in the retain set too" in result.verdict
+
+
+@pytest.mark.parametrize("name", ["retain", "forget", "held_out", "unseen"])
+def test_a_set_of_padding_is_refused(model: TrainedModel, name: str) -> None:
+    def apply(params: Any, batch: Any) -> Any:
+        hidden = jax.nn.relu(batch["x"] @ params[0]["w"] + params[0]["b"])
+        return hidden @ params[1]["w"] + params[1]["b"]
+
+    sets = {"held_out": take(model.retain, slice(50)), name: {**take(model.retain, slice(9)), "label": np.full(9, -1)}}
+    with pytest.raises(ValueError, match=f"^{name}: got 9 examples of weight 0"):
+        forget(model, loss=hamu_jax.objectives.cross_entropy(apply), **sets)
+
+
+def test_unseen_data_that_are_easier_than_the_forget_set_are_questioned(model: TrainedModel) -> None:
+    """The unseen examples are those on which the model is best."""
+    losses = np.asarray(model.loss(model.params, model.test))
+    easy = take(model.test, np.argsort(losses)[:60])
+    hard = take(model.test, np.argsort(losses)[-60:])
+    result = forget(model, forget=hard, unseen=easy)
+    assert result.status == "nothing_to_do"
+    assert "are they of the same kind?" in result.verdict
+
+
+def test_one_pair_of_examples_says_nothing() -> None:
+    for area in (0.0, 1.0):
+        low, high = auc_interval(area, 1, 1)
+        assert high - low > 0.9
 
 
 @jax.tree_util.register_dataclass
