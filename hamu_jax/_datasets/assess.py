@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from hamu_jax import rules
 from hamu_jax._base import validate
@@ -19,7 +19,7 @@ from hamu_jax._datasets.profiles import data_set_mean_and_grad, profile
 from hamu_jax._datasets.step_length import EXAMPLES, longest_learning_rate
 from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax._gradients.paired import Paired
-from hamu_jax._gradients.per_example import directional, grad_norms
+from hamu_jax._gradients.per_example import directional, per_example_norms
 from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness, Regime
@@ -202,7 +202,7 @@ def assess(  # noqa: D417  (`transform` documents the options)
     profiles = {
         "forget_with_retain": of_forget_set(directional, retain_grad),
         "forget_with_forget": of_forget_set(directional, forget_grad),
-        "forget_norm": of_forget_set(grad_norms),
+        "forget_norm": of_forget_set(_norms),
         "forget_change": of_forget_set(directional, step),
         "retain_change": profile(directional, loss, params, retain, microbatch_size, step, mesh=mesh),
     }
@@ -229,6 +229,11 @@ def assess(  # noqa: D417  (`transform` documents the options)
         verdict=f"{_verdict(hardness, curve, float(improvement), variant, profiles)}{_advice(hardness, learning_rate)}",
         **profiles,
     )
+
+
+def _norms(loss: Loss, params: Tree, batch: Any) -> Float[Array, " batch"]:
+    """The norm of every example's gradient."""
+    return per_example_norms(loss, params, batch)[0]
 
 
 def _verdict(hardness: Hardness, curve: TradeOff, improvement: float, variant: Variant, profiles: dict[str, np.ndarray]) -> str:
