@@ -58,10 +58,10 @@ def products(
 ) -> Products:
     """The Gram matrix `S^T K S` of `count` weighted sums of examples' gradients, and their products with other rows.
 
-    `K` is the matrix of inner products of the examples' gradients, `S` their shares. Only a tile of `K`, between two microbatches,
-    is formed at a time, for each pair of microbatches once, and added to the objectives' products. Where what the products need
-    of all examples is no larger than `K` it is kept, and each example is differentiated once; otherwise, with `p` microbatches,
-    `(p + 1) / 2` times on average, and two microbatches are in memory.
+    `K` is the matrix of inner products of the examples' gradients, `S` their shares. Only a tile of `K`, between two
+    microbatches, is formed at a time, for each pair of microbatches once, and added to the objectives' products. Where what the
+    products need of all examples is no larger than `K` it is kept, and each example is differentiated once; otherwise, with `p`
+    microbatches, `(p + 1) / 2` times on average, and two microbatches are in memory.
     """
     size = examples.shares.shape[0]
     width = _width(size, microbatch_size)
@@ -91,9 +91,7 @@ def products(
         ]
         return Products(gram if number == 1 else jax.lax.fori_loop(i + 1, number, pair, gram), cross)
 
-    zeros = Products(
-        jnp.zeros((blocks, padded, padded), dtype), [jnp.zeros((blocks, k, padded), dtype) for k in rows]
-    )
+    zeros = Products(jnp.zeros((blocks, padded, padded), dtype), [jnp.zeros((blocks, k, padded), dtype) for k in rows])
     total = visit(0, zeros) if number == 1 else jax.lax.fori_loop(0, number, visit, zeros)
     gram = (total.gram + jnp.swapaxes(total.gram, -1, -2))[:, :count, :count]
     return Products(gram, [sums[:, :, :count] for sums in total.cross])
@@ -118,10 +116,12 @@ def weighted_each_grad(
     examples: Examples,
     coefficients: Float[Array, "blocks m"],
     partition: Partition,
+    *,
     how: How = "cheapest",
 ) -> Tree:
     """The sum of the objectives' gradients with a coefficient per block, in float32 or wider."""
-    weights = jnp.take(coefficients, examples.member, axis=1, mode="fill", fill_value=0)
+    member = jnp.arange(examples.shares.shape[0]) if examples.member is None else examples.member
+    weights = jnp.take(coefficients, member, axis=1, mode="fill", fill_value=0)
     shares = examples.shares.astype(weights.dtype)[None, :]
     shares = jnp.where(shares != 0, shares * weights, 0.0)
     return example_gradients(loss, params, examples.batch, partition, how).weighted_sum(shares, params, partition)

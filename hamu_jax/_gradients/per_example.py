@@ -179,8 +179,8 @@ def gram(
     Without groups, the gradient of a weight matrix is formed only where that is cheaper than products of what enters and leaves
     it (docs/ghost_products.md). All pairs of `p = ceil(m / microbatch_size)` microbatches are visited: what two of them need is
     in memory at a time, and each example is differentiated once, or `(p + 1) / 2` times on average where keeping what its
-    products need would take more memory than the result. With groups, one mean gradient per group is in memory, and each example
-    is differentiated once.
+    products need would take more memory than the result. With groups, one mean gradient per group is in memory, and each
+    example is differentiated once.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from experiments.models import llama, lora
 from experiments.models.cnn import CNN
 from experiments.models.llama_config import LlamaConfig
 from experiments.models.resnet import ResNet
-from flax import linen, nnx
 from hamu_jax import Stacked, gram, objectives
 from hamu_jax._gradients.factored.gradients import example_gradients, explain
 from hamu_jax._gradients.gram_of_examples import Examples, products, squared_norms
@@ -73,11 +73,9 @@ def recurrent(p: Any, b: Any) -> Any:
 
 
 def chosen(p: Any, b: Any) -> Any:
-    def of(x: Any) -> Any:
-        branches = (lambda x: x @ p["a"], lambda x: jnp.sin(x @ p["b"]), lambda x: 2.0 * x)
-        return jax.lax.switch(jnp.clip(jnp.sum(x > 0), 0, 2), branches, x)
-
-    return total(jax.vmap(of)(b["x"]))
+    """For a batch of one example: under `vmap` every branch is a choice between parameters too, which only autodiff knows."""
+    branches = (lambda x: x @ p["a"], lambda x: jnp.sin(x @ p["b"]), lambda x: 2.0 * x)
+    return total(jax.lax.switch(jnp.clip(jnp.sum(b["x"] > 0), 0, 2), branches, b["x"]))
 
 
 def unrolled(p: Any, b: Any) -> Any:
@@ -95,7 +93,11 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         {"bias", "scale"},
     ),
     "a vector": (lambda p, b: jnp.sin(b["x"] @ p["w"]), {"w": normal(3)}, set()),
-    "a sequence": (lambda p, b: total(jnp.tanh(b["sequence"] @ p["w"]) @ p["v"]), {"w": normal(3, 4), "v": normal(4, 2)}, set()),
+    "a sequence": (
+        lambda p, b: total(jnp.tanh(b["sequence"] @ p["w"]) @ p["v"]),
+        {"w": normal(3, 4), "v": normal(4, 2)},
+        set(),
+    ),
     "transposed, cast, reshaped": (
         lambda p, b: total(b["x"] @ p["w"].T) + total(jnp.einsum("bi,iho->bho", b["x"], p["v"].reshape(3, 2, 2))),
         {"w": normal(4, 3), "v": normal(3, 4)},
@@ -108,16 +110,32 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
         {"w": normal(3, 4)},
         {"w"},
     ),
-    "in a batch of weights": (lambda p, b: total(jnp.einsum("bti,hio->bhto", b["sequence"], p["w"])), {"w": normal(2, 3, 4)}, set()),
-    "weights with a batch axis": (lambda p, b: total(jnp.einsum("bti,tio->bto", b["sequence"], p["stack"])), {"stack": normal(6, 3, 4)}, set()),
+    "in a batch of weights": (
+        lambda p, b: total(jnp.einsum("bti,hio->bhto", b["sequence"], p["w"])),
+        {"w": normal(2, 3, 4)},
+        set(),
+    ),
+    "weights with a batch axis": (
+        lambda p, b: total(jnp.einsum("bti,tio->bto", b["sequence"], p["stack"])),
+        {"stack": normal(6, 3, 4)},
+        set(),
+    ),
     "slices": (
         lambda p, b: total(jnp.tanh(b["x"] @ p["w"][:, :3]) @ p["w"][:, 3:]),
         {"w": normal(3, 7)},
         set(),
     ),
-    "slices that overlap": (lambda p, b: total(b["x"] @ p["w"][:, :3]) + total(b["x"] @ p["w"][:, 2:]), {"w": normal(3, 7)}, {"w"}),
+    "slices that overlap": (
+        lambda p, b: total(b["x"] @ p["w"][:, :3]) + total(b["x"] @ p["w"][:, 2:]),
+        {"w": normal(3, 7)},
+        {"w"},
+    ),
     "layers one by one": (unrolled, {"stack": normal(3, 3, 3)}, set()),
-    "a product of parameters": (lambda p, b: total(b["x"] @ (p["a"] @ p["b"])), {"a": normal(3, 2), "b": normal(2, 4)}, {"a", "b"}),
+    "a product of parameters": (
+        lambda p, b: total(b["x"] @ (p["a"] @ p["b"])),
+        {"a": normal(3, 2), "b": normal(2, 4)},
+        {"a", "b"},
+    ),
     "a function of a parameter": (lambda p, b: total(b["x"] @ jnp.exp(p["w"])), {"w": normal(3, 4)}, {"w"}),
     "a custom derivative of a parameter": (lambda p, b: total(b["x"] @ doubled(p["w"])), {"w": normal(3, 4)}, {"w"}),
     "a custom derivative of activations": (lambda p, b: total(doubled(b["x"] @ p["w"])), {"w": normal(3, 4)}, set()),
@@ -129,25 +147,45 @@ CASES: dict[str, tuple[Callable[..., Any], dict[str, Any], set[str]]] = {
     "unused": (lambda p, b: total(b["x"] @ p["w"]), {"w": normal(3, 4), "unused": normal(100)}, set()),
     "looked up": (lambda p, b: total(p["table"][b["tokens"]] @ p["w"]), {"table": normal(7, 3), "w": normal(3, 2)}, set()),
     "looked up out of bounds": (
-        lambda p, b: total(jnp.take(p["table"], b["tokens"] + 2, axis=0, mode="clip"))
-        + total(p["other"].at[b["tokens"] + 2].get(mode="fill", fill_value=0.5)),
+        lambda p, b: (
+            total(jnp.take(p["table"], b["tokens"] + 2, axis=0, mode="clip"))
+            + total(p["other"].at[b["tokens"] + 2].get(mode="fill", fill_value=0.5))
+        ),
         {"table": normal(7, 3), "other": normal(7, 3)},
         set(),
     ),
-    "columns looked up": (lambda p, b: total(jnp.take(p["table"], b["tokens"], axis=1).swapaxes(0, 1)), {"table": normal(3, 7)}, set()),
+    "columns looked up": (
+        lambda p, b: total(jnp.take(p["table"], b["tokens"], axis=1).swapaxes(0, 1)),
+        {"table": normal(3, 7)},
+        set(),
+    ),
     "tied": (lambda p, b: total(jnp.tanh(p["table"][b["tokens"]]) @ p["table"].T), {"table": normal(7, 3)}, set()),
-    "a scan over layers": (functools.partial(scanned, remat=False), {"stack_w": normal(2, 3, 3), "stack_b": normal(2, 3)}, {"stack_b"}),
-    "a scan of checkpoints": (functools.partial(scanned, remat=True), {"stack_w": normal(2, 3, 3), "stack_b": normal(2, 3)}, {"stack_b"}),
+    "a scan over layers": (
+        functools.partial(scanned, remat=False),
+        {"stack_w": normal(2, 3, 3), "stack_b": normal(2, 3)},
+        {"stack_b"},
+    ),
+    "a scan of checkpoints": (
+        functools.partial(scanned, remat=True),
+        {"stack_w": normal(2, 3, 3), "stack_b": normal(2, 3)},
+        {"stack_b"},
+    ),
     "a recurrent network": (recurrent, {"state": normal(3, 3), "input": normal(3, 3), "out": normal(2, 3)}, set()),
     "branches": (chosen, {"a": normal(3, 3), "b": normal(3, 3)}, set()),
     "a convolution": (lambda p, b: total(convolution(b["image"], p["k"], strides=(2, 1))), {"k": normal(3, 2, 2, 3)}, set()),
-    "a convolution in groups": (lambda p, b: total(convolution(b["image"], p["k"], feature_group_count=2)), {"k": normal(3, 3, 1, 4)}, set()),
+    "a convolution in groups": (
+        lambda p, b: total(convolution(b["image"], p["k"], feature_group_count=2)),
+        {"k": normal(3, 3, 1, 4)},
+        set(),
+    ),
     "a dilated convolution": (
-        lambda p, b: total(convolution(b["image"], p["k"], padding=((1, 0), (-1, 2)), lhs_dilation=(2, 1), rhs_dilation=(1, 2))),
+        lambda p, b: total(
+            convolution(b["image"], p["k"], padding=((1, 0), (-1, 2)), lhs_dilation=(2, 1), rhs_dilation=(1, 2))
+        ),
         {"k": normal(2, 2, 2, 3)},
         set(),
     ),
-}  # fmt: skip
+}
 
 
 def batch_of(dtype: Any = np.float64) -> dict[str, Any]:
@@ -166,7 +204,7 @@ def rows_of(loss: Any, params: Any, batch: Any) -> Any:
     return jax.jit(jax.vmap(single, in_axes=(None, 0)))(params, batch)
 
 
-def check(loss: Any, params: Any, batch: Any, blocks: Any, rtol: float, hows: Any = HOWS) -> None:
+def check(loss: Any, params: Any, batch: Any, blocks: Any, *, rtol: float, hows: Any = HOWS) -> None:
     """All that can be asked of the gradients, against `vmap(grad)`; errors relative to the largest number of a block."""
     split = partition(params, blocks)
     each = rows_of(loss, params, batch)
@@ -181,6 +219,7 @@ def check(loss: Any, params: Any, batch: Any, blocks: Any, rtol: float, hows: An
         np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * max(float(np.abs(expected).max(initial=0)), 1e-30))
 
     for how in hows:
+
         def run(params: Any, batch: Any, how: Any = how) -> Any:
             grads = example_gradients(loss, params, batch, split, how)
             summed = grads.weighted_sum(weights, params, split)
@@ -201,7 +240,7 @@ def check(loss: Any, params: Any, batch: Any, blocks: Any, rtol: float, hows: An
 def test_every_kind_of_use(name: str) -> None:
     loss, params, formed = CASES[name]
     params, batch = jax.tree.map(jnp.asarray, params), batch_of()
-    check(loss, params, batch, by_rows, 1e-12)
+    check(loss, params, batch, by_rows, rtol=1e-12)
     words = explain(loss, params, batch, partition(params, "global")).splitlines()
     assert {line.split(":")[0] for line in words if ": formed (" in line} == formed
     assert len(words) == len(params)
@@ -209,16 +248,25 @@ def test_every_kind_of_use(name: str) -> None:
 
 def test_a_parameter_whose_rows_are_blocks_but_not_of_the_matrices() -> None:
     params = {"stack": jnp.asarray(normal(3, 4), jnp.float32)}
-    check(lambda p, b: total(b["x"] @ p["stack"]), params, batch_of(np.float32), by_rows, 1e-5)
+    check(lambda p, b: total(b["x"] @ p["stack"]), params, batch_of(np.float32), by_rows, rtol=1e-5)
 
 
-OPERATIONS = st.lists(st.sampled_from(["dense", "tied", "transposed", "bias", "scale", "look-up", "scan", "slice"]), min_size=1, max_size=5)
+OPERATIONS = st.lists(
+    st.sampled_from(["dense", "tied", "transposed", "bias", "scale", "look-up", "scan", "slice"]), min_size=1, max_size=5
+)
 
 
 @pytest.mark.usefixtures("x64")
 def test_random_networks() -> None:
     """Random compositions over a few shared parameters."""
-    params = {"w": normal(4, 4), "bias": normal(4), "table": normal(7, 4), "stack": normal(2, 4, 4), "wide": normal(4, 8), "unused": normal(3)}
+    params = {
+        "w": normal(4, 4),
+        "bias": normal(4),
+        "table": normal(7, 4),
+        "stack": normal(2, 4, 4),
+        "wide": normal(4, 8),
+        "unused": normal(3),
+    }
     params = jax.tree.map(lambda x: 0.5 * jnp.asarray(x), params)
 
     @settings(max_examples=12)
@@ -228,17 +276,25 @@ def test_random_networks() -> None:
             x = p["table"][b["tokens"]]
             for operation in operations:
                 match operation:
-                    case "dense": x = jnp.tanh(x @ p["w"])
-                    case "tied": x = jax.nn.softmax(x @ p["table"].T) @ p["table"]
-                    case "transposed": x = jnp.einsum("bti,oi->bto", x, p["w"])
-                    case "bias": x = x + p["bias"][None, None]
-                    case "scale": x = jnp.sin(x * p["bias"][None, None])
-                    case "look-up": x = x + p["w"][b["tokens"] % 4]
-                    case "scan": x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["stack"])[0]
-                    case _: x = x @ p["wide"][:, 4:] + jnp.sin(x) @ p["wide"][:, :4]
+                    case "dense":
+                        x = jnp.tanh(x @ p["w"])
+                    case "tied":
+                        x = jax.nn.softmax(x @ p["table"].T) @ p["table"]
+                    case "transposed":
+                        x = jnp.einsum("bti,oi->bto", x, p["w"])
+                    case "bias":
+                        x = x + p["bias"][None, None]
+                    case "scale":
+                        x = jnp.sin(x * p["bias"][None, None])
+                    case "look-up":
+                        x = x + p["w"][b["tokens"] % 4]
+                    case "scan":
+                        x = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, p["stack"])[0]
+                    case _:
+                        x = x @ p["wide"][:, 4:] + jnp.sin(x) @ p["wide"][:, :4]
             return total(x)
 
-        check(loss, params, batch_of(), by_rows, 1e-11, hows=("cheapest",))
+        check(loss, params, batch_of(), by_rows, rtol=1e-11, hows=("cheapest",))
 
     run()
 
@@ -252,7 +308,7 @@ def test_the_cnn_of_the_digits() -> None:
     loss, params = image_model(CNN(10, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     batch = {"image": rng.normal(size=(6, 8, 8, 1)).astype(np.float32), "label": rng.integers(0, 10, 6)}
-    check(loss, params, batch, "leaf", 1e-5)
+    check(loss, params, batch, "leaf", rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -260,7 +316,7 @@ def test_resnet20() -> None:
     loss, params = image_model(ResNet(10, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     batch = {"image": rng.normal(size=(3, 32, 32, 3)).astype(np.float32), "label": rng.integers(0, 10, 3)}
-    check(loss, params, batch, "leaf", 2e-5, hows=("cheapest",))
+    check(loss, params, batch, "leaf", rtol=2e-5, hows=("cheapest",))
 
 
 def test_linen() -> None:
@@ -275,7 +331,7 @@ def test_linen() -> None:
     net = Net()
     params = net.init(jax.random.key(0), tokens[:1])
     loss = lambda p, b: total(net.apply(p, b))  # noqa: E731
-    check(loss, params, tokens, "leaf", 1e-5)
+    check(loss, params, tokens, "leaf", rtol=1e-5)
 
 
 CONFIG = LlamaConfig(vocabulary=11, width=8, hidden=12, layers=2, heads=2, kv_heads=1, head_dim=4, tied=True)
@@ -287,8 +343,9 @@ def test_a_llama(checkpoint: bool) -> None:
     weights = llama.init(CONFIG, jax.random.key(0), deviation=0.3)
     network = llama.Network(CONFIG, checkpoint=checkpoint)
     loss = objectives.causal_cross_entropy(lambda p, b: llama.forward(network, p, b["tokens"]))
-    check(loss, weights, texts(), llama.blocks, 2e-5, hows=("outer",))
-    words = explain(loss, weights, texts(), partition(weights, "global"))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as users have it
+        check(loss, weights, texts(), llama.blocks, rtol=2e-5, hows=("outer",))
+        words = explain(loss, weights, texts(), partition(weights, "global"))
     assert "embedding: factored (1 LookUp, 1 MatrixProduct)" in words
     assert "layers/q/kernel: factored (1 MatrixProduct)" in words
 
@@ -300,8 +357,9 @@ def test_lora() -> None:
     adapter = jax.tree.map(lambda x: x + 0.1, adapter)
     network = llama.Network(CONFIG, config)
     loss = objectives.causal_cross_entropy(lambda p, b: llama.forward(network, weights, b["tokens"], adapter=p))
-    check(loss, adapter, texts(), lora.blocks, 2e-5, hows=("cheapest",))
-    assert "formed" not in explain(loss, adapter, texts(), partition(adapter, "global"))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        check(loss, adapter, texts(), lora.blocks, rtol=2e-5, hows=("cheapest",))
+        assert "formed" not in explain(loss, adapter, texts(), partition(adapter, "global"))
 
 
 def texts() -> dict[str, Any]:

@@ -120,7 +120,9 @@ class TestAgainstALoop:
     def test_per_example_norms(self, microbatch_size: int | None) -> None:
         params, batch, _, expected, _ = oracle()
         np.testing.assert_allclose(
-            per_example_norms(mlp, params, batch, microbatch_size=microbatch_size)[0], np.linalg.norm(expected, axis=1), rtol=1e-12
+            per_example_norms(mlp, params, batch, microbatch_size=microbatch_size)[0],
+            np.linalg.norm(expected, axis=1),
+            rtol=1e-12,
         )
 
     def test_gram(self, microbatch_size: int | None) -> None:

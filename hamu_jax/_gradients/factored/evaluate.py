@@ -113,7 +113,8 @@ def _scan(eqn: JaxprEqn, inputs: Sequence[Any], tree: Wanted, added: Added) -> t
     """A loop that is also given what is added in each iteration, and returns every iteration's operands."""
     closed, params = eqn.params["jaxpr"], eqn.params
     first, carries = params["num_consts"], params["num_carry"]
-    constants, carry, mapped = inputs[:first], inputs[first : first + carries], inputs[first + carries :]
+    constants, carry = inputs[:first], list(inputs[first : first + carries])
+    mapped = list(inputs[first + carries :])
 
     def body(carry: list[Any], slices: tuple[list[Any], Added]) -> tuple[list[Any], tuple[list[Any], Operands]]:
         mapped, added = slices

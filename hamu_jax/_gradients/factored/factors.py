@@ -69,11 +69,12 @@ def _count(factor: Factor) -> int:
 
 def pairwise_costs(ours: list[Pair], theirs: list[Pair]) -> tuple[int, int]:
     """Operations for the products of all pairs by outer products, and by formed gradients, per batch entry."""
-    k, l = _count(ours[0][0]), _count(theirs[0][0])
+    left_count, right_count = _count(ours[0][0]), _count(theirs[0][0])
     t, s = (sum(positions(left) for left, _ in side) for side in (ours, theirs))
     vectors = max(_work(left) + _work(right) for left, right in ours)
     numbers = _length(ours[0][0]) * _length(ours[0][1])
-    return k * l * t * s * (vectors + 2), (k * t + l * s + k * l) * numbers
+    pairs, formed_at = left_count * right_count, left_count * t + right_count * s
+    return pairs * t * s * (vectors + 2), (formed_at + pairs) * numbers
 
 
 def costs(factors: list[Pair]) -> tuple[int, int]:
@@ -99,16 +100,16 @@ def formed(factors: list[Pair]) -> Float[Array, "examples batch left right"]:
 
 
 def outer(ours: Pair, theirs: Pair, dtype: Any) -> Float[Array, "batch k l"]:
-    """Inner products of the gradients of one use with those of another, a few examples at a time if there are many positions."""
+    """Inner products of the gradients of one use with those of another, a few examples at a time where positions are many."""
 
     def of_some(ours: Pair) -> Array:
         (left, right), (other_left, other_right) = ours, theirs
         both = _inner(left, other_left, dtype) * _inner(right, other_right, dtype)
         return jnp.sum(both, axis=(2, 4))
 
-    k, l, t, s = _count(ours[0]), _count(theirs[0]), positions(ours[0]), positions(theirs[0])
-    size = max(1, LARGEST // (l * t * s))
-    if t * s == 1 or size >= k:
+    pairs_of_positions = positions(ours[0]) * positions(theirs[0])
+    size = max(1, LARGEST // (_count(theirs[0]) * pairs_of_positions))
+    if pairs_of_positions == 1 or size >= _count(ours[0]):
         return of_some(ours)
     each = jax.lax.map(lambda pair: of_some(jax.tree.map(lambda x: x[None], pair))[:, 0], ours, batch_size=size)
     return jnp.swapaxes(each, 0, 1)
@@ -143,7 +144,7 @@ def weighted(
     def masked(factor: Factor) -> Factor:
         return factor if isinstance(factor, OneHot) else jnp.where(used[:, None, None, None], factor, 0)
 
-    def scaled(factor: Array) -> Array:
+    def scaled(factor: Any) -> Array:
         return factor * weights.T[:, :, None, None].astype(factor.dtype)
 
     left, right = map(masked, pair)

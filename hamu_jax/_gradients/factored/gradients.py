@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from hamu_jax._base import device_axes, validate
 from hamu_jax._base.key_paths import path_name
-from hamu_jax._gradients.factored.evaluate import Wanted, at, evaluate, wanted, zeros
+from hamu_jax._gradients.factored.evaluate import at, evaluate, wanted, zeros
 from hamu_jax._gradients.factored.factors import Form
 from hamu_jax._gradients.factored.parts import Factored, Formed, is_of_rows, key
 from hamu_jax._gradients.factored.trace import Reading, read

@@ -76,7 +76,7 @@ def whole(leaf: int, shape: Sequence[int]) -> Layout:
     return Layout(leaf, (), tuple((0, size) for size in shape), tuple(range(len(shape))))
 
 
-def carried(layout: Layout, eqn: JaxprEqn) -> Layout | None:
+def carried(layout: Layout, eqn: JaxprEqn) -> Layout | None:  # noqa: PLR0911  (one result per kind of equation)
     """The layout of an equation's result if that holds the operand's numbers and nothing else; None otherwise."""
     name, params = eqn.primitive.name, eqn.params
     after = eqn.outvars[0].aval.shape  # pyright: ignore[reportAttributeAccessIssue]

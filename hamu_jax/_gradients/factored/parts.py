@@ -1,6 +1,6 @@
 """The gradients of a part of one parameter for many examples: as factors, or formed.
 
-Both kinds answer the same questions with a leading axis `batch`, of which `rows` tells to which row of the parameter it belongs.
+Both kinds answer the same questions with a leading axis `batch`; `rows` says of which row of the parameter each entry is.
 What is asked of factors costs about `t^2 (i + o)` for each pair of examples with `t` positions and `[i, o]` weights, if the
 gradients are not formed (Goodfellow, arXiv 1510.01799; Li et al., arXiv 2110.05679; Bu et al., arXiv 2210.00038). Where forming
 them is cheaper they are formed, for the examples at hand.

@@ -1,4 +1,4 @@
-"""The equations whose derivative with respect to a parameter is a sum of outer products: matrix products, convolutions, look-ups.
+"""The equations whose derivative by a parameter is a sum of outer products: matrix products, convolutions, look-ups.
 
 For such a use the gradient of an example is `sum_t left_t right_t^T` per batch entry of the weight, where one factor is what
 the equation reads beside the parameter and the other is the cotangent of what it returns. `Use.factors` brings both to the form
