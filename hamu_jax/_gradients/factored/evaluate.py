@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from hamu_jax._gradients.factored.trace import CALLS, inner_jaxpr
+from hamu_jax._gradients.factored.trace import CALLS, inner_jaxpr, scan_sizes
 from hamu_jax._gradients.factored.uses import Path
 
 # What is wanted of the equations of a jaxpr, by number: of a plain equation the operands to be returned, of an equation with
@@ -111,8 +111,8 @@ def _call(eqn: JaxprEqn, inputs: Sequence[Any], tree: Wanted, added: Added) -> t
 
 def _scan(eqn: JaxprEqn, inputs: Sequence[Any], tree: Wanted, added: Added) -> tuple[list[Any], Operands]:
     """A loop that is also given what is added in each iteration, and returns every iteration's operands."""
-    closed, params = eqn.params["jaxpr"], eqn.params
-    first, carries = params["num_consts"], params["num_carry"]
+    closed, params = _closed(eqn.params["jaxpr"]), eqn.params
+    first, carries = scan_sizes(eqn)
     constants, carry = inputs[:first], list(inputs[first : first + carries])
     mapped = list(inputs[first + carries :])
 

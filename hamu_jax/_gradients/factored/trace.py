@@ -101,7 +101,7 @@ def _read(eqn: JaxprEqn, operands: Sequence[Seen], path: Path, reading: Reading)
 
 def _scan(eqn: JaxprEqn, operands: Sequence[Seen], path: Path, reading: Reading) -> list[Seen]:
     """A loop: parameters that every iteration sees, and those that it takes a slice of; not those that it carries."""
-    constants, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    constants, carries = scan_sizes(eqn)
     _give_up(reading, operands[constants : constants + carries], "scan (carried)")
     varies = any(operand.varies for operand in operands)
     inside: list[Seen] = []
@@ -131,6 +131,14 @@ def _cond(eqn: JaxprEqn, operands: Sequence[Seen], path: Path, reading: Reading)
         _give_up(reading, results, "cond (returned)")
         varies |= any(result.varies for result in results)
     return _plain(eqn, [Seen(varies=varies)])
+
+
+def scan_sizes(eqn: JaxprEqn) -> tuple[int, int]:
+    """How many operands of a scan are constants, and how many are carried; the others are scanned over."""
+    if "ft_in" in eqn.params:  # since jax 0.12
+        constants, carries, _ = eqn.params["ft_in"].unpack()
+        return len(constants), len(carries)
+    return eqn.params["num_consts"], eqn.params["num_carry"]
 
 
 def inner_jaxpr(jaxpr: Any) -> Jaxpr:
