@@ -16,7 +16,7 @@ from hamu_jax._driver.unlearn import Unlearned, unlearn
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._gradients.paired import Paired, paired_value_and_grad
-from hamu_jax._gradients.per_example import directional, gram, per_example_grads, weighted_grad
+from hamu_jax._gradients.per_example import directional, gram, per_example_grads, per_example_norms, weighted_grad
 from hamu_jax._kernel.blocks import Stacked, block_labels
 from hamu_jax._kernel.hardness import Hardness, Regime
 from hamu_jax._transform.combine import combine
@@ -65,6 +65,7 @@ __all__ = [
     "objectives",
     "paired_value_and_grad",
     "per_example_grads",
+    "per_example_norms",
     "rules",
     "sharding",
     "trade_off",

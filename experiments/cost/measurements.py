@@ -61,6 +61,25 @@ def gram_against_gradients(scale: Scale) -> list[Row]:
     return rows
 
 
+def all_against_mean_gradient(scale: Scale) -> list[Row]:
+    """All inner products of N examples' gradients, and their norms, against the gradient of their mean loss."""
+    rows: list[Row] = []
+    for name, size in scale.examples:
+        task = small_models.SMALL_MODELS[name](size)
+        functions = {
+            "Gram matrix": lambda p, b, loss=task.loss: hamu_jax.gram(loss, p, b),
+            "norms": lambda p, b, loss=task.loss: hamu_jax.per_example_norms(loss, p, b),
+            "gradient": lambda p, b, loss=task.loss: jax.grad(lambda q: jnp.mean(loss(q, b)))(p),
+        }
+        jitted = {what: jax.jit(function) for what, function in functions.items()}
+        run = {what: clocked(lambda f=f, t=task: f(t.params, t.batch)) for what, f in jitted.items()}
+        seconds = interleaved(run, scale.repeats)
+        for what, target in (("Gram matrix", 3.0), ("norms", 1.5)):
+            case = f"{name}, {size} examples: {what}"
+            rows.append(compared(case, "one mean gradient of the same", seconds[what], seconds["gradient"], target=target))
+    return rows
+
+
 def projected(scale: Scale) -> list[Row]:
     """A promise to each of m requests, from inner products, in float32."""
     solve = jax.jit(rules.projected().solve)
@@ -111,6 +130,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "evaluation": Measurement("Loss and accuracy of images", against_pytorch.evaluation),
     "profile": Measurement("Profile of N examples against one gradient of the same N", _alone(profile_against_gradient)),
     "gram": Measurement("Gram matrix of examples against their gradients one by one", _alone(gram_against_gradients)),
+    "all examples": Measurement("All examples' gradients against one mean gradient", _alone(all_against_mean_gradient)),
     "projected": Measurement("A promise to each of m requests (`rules.projected`)", _alone(projected)),
     "first step": Measurement("From the start of a process to the end of its first step", first_step.measure),
     "memory": Measurement("Peak memory of passes over a data set against one microbatch of gradients", _alone(peak_memory)),

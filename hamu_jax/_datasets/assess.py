@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import json_row
 from hamu_jax._base.markdown import table
 from hamu_jax._datasets.profiles import data_set_mean_and_grad, profile
+from hamu_jax._datasets.similar_pairs import Pair, similar_pairs
 from hamu_jax._datasets.step_length import EXAMPLES, longest_learning_rate
 from hamu_jax._gradients.losses import Loss, check_counted, check_data
 from hamu_jax._gradients.paired import Paired
-from hamu_jax._gradients.per_example import directional, grad_norms
+from hamu_jax._gradients.per_example import directional, per_example_norms
 from hamu_jax._kernel.blocks import Blocks, block_labels
 from hamu_jax._kernel.budget import Distribution
 from hamu_jax._kernel.hardness import Hardness, Regime
@@ -53,6 +54,8 @@ class Assessment:
       forget_norm: `|g_i|` for each forget example: if near 0, no step raises its loss.
       forget_change: the promised change of each forget example's loss under the planned step; not forgotten if at or below 0.
       retain_change: the change of each retain example's loss under the planned step (collateral forgetting).
+      most_alike: the pairs of forget examples whose gradients agree most, among the first 1,024, most similar first: `(first,
+        second, cosine)`. At a cosine near 1 they are duplicates to the model, and are forgotten together.
       learning_rate: the largest power of 2 with which the planned step still does about what it promises, measured on the
         first 1,024 examples of either set; 0 if none does. Begin with this one, or with `hamu_jax.forget`, which needs none.
       verdict: the assessment in words.
@@ -71,6 +74,7 @@ class Assessment:
     forget_norm: Profile
     forget_change: Profile
     retain_change: Profile
+    most_alike: tuple[Pair, ...]
     learning_rate: float
     verdict: str
 
@@ -99,7 +103,7 @@ class Assessment:
         return json.dumps(json_row(record), indent=1, allow_nan=False)
 
     def table(self) -> str:
-        """The measurement per block, the hardest forget and the most threatened retain examples, as Markdown."""
+        """The blocks, and the examples that are hardest to forget, most threatened, and most alike, as Markdown."""
         h = self.hardness
         regimes = [Regime(int(regime)).name.lower() for regime in h.regime]
         columns = (self.labels, h.kappa, h.angle, regimes, h.retain_change, h.forget_change)
@@ -116,6 +120,10 @@ class Assessment:
                 table(
                     ("most threatened (row)", "change of its loss"),
                     [(str(j), f"{self.retain_change[j]:.3g}") for j in self.most_threatened()],
+                ),
+                table(
+                    ("most alike to forget (rows)", "cosine of their gradients"),
+                    [(f"{pair.first}, {pair.second}", f"{pair.cosine:.3f}") for pair in self.most_alike],
                 ),
             ]
         )
@@ -141,8 +149,8 @@ def assess(  # noqa: D417  (`transform` documents the options)
     """Measures over whole data sets, without changing anything, how hard unlearning would be and what it would cost.
 
     One backward pass over each set for the mean gradients, two forward-mode passes over the forget set and one over the
-    retain set for the profiles, and one per-example backward pass over the forget set for the norms. Memory is that of
-    one microbatch, whatever the size of the sets.
+    retain set for the profiles, and one per-example backward pass over the forget set for the norms, and one or more over
+    its first 1,024 examples for those that are alike. Memory is that of one microbatch, whatever the size of the sets.
 
     The options of the planned step (`variant`, `radius`, `blocks`, `distribution`, `infeasible`, `clip_norm`) are those of
     `transform`.
@@ -202,7 +210,7 @@ def assess(  # noqa: D417  (`transform` documents the options)
     profiles = {
         "forget_with_retain": of_forget_set(directional, retain_grad),
         "forget_with_forget": of_forget_set(directional, forget_grad),
-        "forget_norm": of_forget_set(grad_norms),
+        "forget_norm": of_forget_set(_norms),
         "forget_change": of_forget_set(directional, step),
         "retain_change": profile(directional, loss, params, retain, microbatch_size, step, mesh=mesh),
     }
@@ -225,10 +233,16 @@ def assess(  # noqa: D417  (`transform` documents the options)
         retain_loss=retain_loss,
         forget_loss=mean_forget_loss,
         retain_norm=float(optax.tree.norm(jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), retain_grad))),
+        most_alike=similar_pairs(of_forget, params, forget, microbatch_size, mesh),
         learning_rate=learning_rate,
         verdict=f"{_verdict(hardness, curve, float(improvement), variant, profiles)}{_advice(hardness, learning_rate)}",
         **profiles,
     )
+
+
+def _norms(loss: Loss, params: Tree, batch: Any) -> Float[Array, " batch"]:
+    """The norm of every example's gradient."""
+    return per_example_norms(loss, params, batch)[0]
 
 
 def _verdict(hardness: Hardness, curve: TradeOff, improvement: float, variant: Variant, profiles: dict[str, np.ndarray]) -> str:

@@ -6,13 +6,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from hamu_jax._base import validate
-from hamu_jax._gradients.gram_of_examples import Examples, each_grad, products
+from hamu_jax._gradients.gram_of_examples import Examples, products, squared_norms
 from hamu_jax._gradients.groups import Groups, group_means_and_grads
 from hamu_jax._gradients.losses import (
     Batch,
     Loss,
     microbatched,
     per_example,
+    per_example_value_and_grad,
     weighted_sum,
 )
 from hamu_jax._kernel.blocks import Blocks, partition
@@ -49,7 +50,7 @@ def per_example_grads(loss: Loss, params: Tree, batch: Batch, microbatch_size: i
     size = _checked(loss, batch, microbatch_size)
 
     def of_microbatch(params: Tree, examples: Batch, _: Array) -> Tree:
-        return each_grad(loss, params, examples)
+        return per_example_value_and_grad(loss, params, examples)[1]
 
     grads = microbatched(of_microbatch, microbatch_size, _EACH)(params, batch, jnp.ones(size))
     return jax.tree.map(lambda x: x[:size], grads)
@@ -128,16 +129,39 @@ def weighted_grad(
     return jax.tree.map(lambda g, p: g.astype(p.dtype), summed, params)
 
 
-def grad_norms(loss: Loss, params: Tree, batch: Batch, microbatch_size: int | None = None) -> Float[Array, " batch"]:
-    """`|g_i|` for every example, `[batch]`; one microbatch of gradients is in memory at a time."""
-    size = _checked(loss, batch, microbatch_size)
+def per_example_norms(
+    loss: Loss, params: Tree, batch: Batch, *, blocks: Blocks = "global", microbatch_size: int | None = None
+) -> Float[Array, "blocks batch"]:
+    """`|g_i|` for every example: the square root of the diagonal of `gram`, without the rest of it.
 
-    def of_microbatch(params: Tree, examples: Batch, _: Array) -> Array:
-        return jax.vmap(optax.tree.norm)(
-            jax.tree.map(lambda g: g.astype(accumulation_dtype(g)), each_grad(loss, params, examples))
-        )
+    The gradient of a weight matrix is formed only where that is cheaper than products of what enters and leaves it
+    (docs/ghost_products.md), for one microbatch at a time.
 
-    return microbatched(of_microbatch, microbatch_size, _EACH)(params, batch, jnp.ones(size))[:size]
+    Args:
+      loss: `loss(params, batch) -> [batch]`.
+      params: the parameters.
+      batch: a pytree with a leading example axis.
+      blocks: as in `hamu_jax.transform`.
+      microbatch_size: examples differentiated at once. None: all.
+
+    Returns:
+      `[blocks, batch]`, in float32 or wider.
+
+    Raises:
+      ValueError: as `per_example_grads`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(per_example_norms(lambda w, x: (x - w) ** 2, jnp.array(1.0), jnp.array([2.0, 3.0])))
+      [[2. 4.]]
+
+    Source: docs/mathematics.md, section 6.
+    """
+    _checked(loss, batch, microbatch_size)
+    validate.gradients("params", params, some=True)
+    split = partition(params, blocks)
+    squares = squared_norms(loss, params, batch, partition=split, microbatch_size=microbatch_size)
+    return jnp.sqrt(jnp.maximum(squares, 0.0)).T
 
 
 def gram(
@@ -152,9 +176,11 @@ def gram(
 ) -> Float[Array, "blocks m m"]:
     """Inner products of the gradients of many objectives, one per example or one per group of examples.
 
-    Without groups, all pairs of `p = ceil(m / microbatch_size)` microbatches are visited: the gradients of two of them are in
-    memory at a time, and each example is differentiated `(p + 1) / 2` times on average. With groups, one mean gradient per
-    group is in memory, and each example is differentiated once.
+    Without groups, the gradient of a weight matrix is formed only where that is cheaper than products of what enters and leaves
+    it (docs/ghost_products.md). All pairs of `p = ceil(m / microbatch_size)` microbatches are visited: what two of them need is
+    in memory at a time, and each example is differentiated once, or `(p + 1) / 2` times on average where keeping what its
+    products need would take more memory than the result. With groups, one mean gradient per group is in memory, and each
+    example is differentiated once.
 
     Args:
       loss: `loss(params, batch) -> [batch]`.
@@ -188,7 +214,7 @@ def gram(
     if groups is not None:
         means = group_grads(loss, params, batch, groups, num_groups=num_groups, microbatch_size=microbatch_size)
         return cross_gram(means, means, split)
-    each = Examples(batch, jnp.arange(size), jnp.ones(size))
+    each = Examples(batch, None, jnp.ones(size))
     return products(loss, params, each, size, partition=split, microbatch_size=microbatch_size).gram
 
 

@@ -142,6 +142,22 @@ def test_padding(microbatch_size: int | None) -> None:
     assert result.hardest(100) == [2 * row for row in plain.hardest(100)]
     assert result.most_threatened(3) == [2 * row for row in plain.most_threatened(3)]
     assert result.verdict == plain.verdict
+    assert [pair[:2] for pair in result.most_alike] == [(2 * first, 2 * second) for first, second, _ in plain.most_alike]
+
+
+@pytest.mark.usefixtures("x64")
+def test_most_alike() -> None:
+    """The pairs of the largest cosines between single gradients; a duplicate comes first."""
+    _, (_, rows) = one_by_one()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = np.triu_indices(len(rows), 1)
+    cosines = np.sum(unit[first] * unit[second], axis=1)
+    order = np.argsort(-cosines)[:10]
+    pairs = found().most_alike
+    np.testing.assert_allclose([pair.cosine for pair in pairs], cosines[order], rtol=1e-9)
+    assert [pair[:2] for pair in pairs] == list(zip(first[order], second[order], strict=True))
+    twice = {name: np.concatenate([x, x[2:3]]) for name, x in FORGET.items()}
+    assert assess(LOSS, start(), RETAIN, twice).most_alike[0][:2] == (2, len(rows))
 
 
 def test_order() -> None:
@@ -186,7 +202,7 @@ def test_json() -> None:
 
 def test_table() -> None:
     result = found()
-    blocks, hardest, threatened = result.table().split("\n\n")
+    blocks, hardest, threatened, alike = result.table().split("\n\n")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in blocks.splitlines()]
     assert lines[0] == ["block", "kappa", "angle", "regime", "retain change", "forget change"]
     assert [line[0] for line in lines[2:]] == ["hidden", "out", "total"]
@@ -196,7 +212,9 @@ def test_table() -> None:
     assert hardest.splitlines()[2].startswith(f"| {result.hardest()[0]} |")
     assert threatened.splitlines()[2].startswith(f"| {result.most_threatened()[0]} |")
     assert len(threatened.splitlines()) == 2 + 10
-    for table in (blocks, hardest, threatened):
+    first, second, cosine = result.most_alike[0]
+    assert alike.splitlines()[2].startswith(f"| {first}, {second} | {cosine:.3f}")
+    for table in (blocks, hardest, threatened, alike):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 

@@ -12,8 +12,8 @@ import pytest
 from two_gradient_problems import flat
 
 import hamu_jax
-from hamu_jax import Stacked, directional, gram, per_example_grads, weighted_grad
-from hamu_jax._gradients.per_example import grad_norms, group_grads
+from hamu_jax import Stacked, directional, gram, per_example_grads, per_example_norms, weighted_grad
+from hamu_jax._gradients.per_example import group_grads
 
 SIZE = 10
 SIZES = [None, 1, 5, 4, 100]  # all at once, one at a time, a divisor, one that leaves a remainder, more than there are
@@ -117,10 +117,12 @@ class TestAgainstALoop:
         grads = weighted_grad(mlp, params, batch, jnp.asarray(WEIGHTS), microbatch_size)
         np.testing.assert_allclose(WEIGHTS @ np.asarray(changes), flat(grads, 0) @ v, rtol=1e-12)
 
-    def test_grad_norms(self, microbatch_size: int | None) -> None:
+    def test_per_example_norms(self, microbatch_size: int | None) -> None:
         params, batch, _, expected, _ = oracle()
         np.testing.assert_allclose(
-            grad_norms(mlp, params, batch, microbatch_size), np.linalg.norm(expected, axis=1), rtol=1e-12
+            per_example_norms(mlp, params, batch, microbatch_size=microbatch_size)[0],
+            np.linalg.norm(expected, axis=1),
+            rtol=1e-12,
         )
 
     def test_gram(self, microbatch_size: int | None) -> None:
@@ -217,7 +219,7 @@ def test_half_precision_is_summed_in_single() -> None:
     assert float(summed) == 2.0
     mean = group_grads(linear, params, x, jnp.zeros(513, int), num_groups=1, microbatch_size=4)
     np.testing.assert_allclose(np.asarray(mean, np.float32), 2 / 513, rtol=2.0**-8)  # rounded once
-    for function, dtype in ((gram, jnp.float32), (grad_norms, jnp.float32), (per_example_grads, jnp.bfloat16)):
+    for function, dtype in ((gram, jnp.float32), (per_example_norms, jnp.float32), (per_example_grads, jnp.bfloat16)):
         assert jax.eval_shape(functools.partial(function, linear), params, x).dtype == dtype
 
 
@@ -228,7 +230,7 @@ def test_single_precision_params_under_x64() -> None:
             jax.eval_shape(lambda: per_example_grads(mlp, params, batch, 4)),
             jax.eval_shape(lambda: directional(mlp, params, batch, direction, 4)),
             jax.eval_shape(lambda: weighted_grad(mlp, params, batch, jnp.asarray(WEIGHTS), 4)),
-            jax.eval_shape(lambda: grad_norms(mlp, params, batch, 4)),
+            jax.eval_shape(lambda: per_example_norms(mlp, params, batch, microbatch_size=4)),
             jax.eval_shape(lambda: gram(mlp, params, batch, microbatch_size=4)),
             jax.eval_shape(lambda: gram(mlp, params, batch, groups=jnp.asarray(GROUPS), num_groups=5, microbatch_size=4)),
         )
@@ -246,7 +248,7 @@ FUNCTIONS = {
     "per_example_grads": lambda loss, p, b, size=None: per_example_grads(loss, p, b, size),
     "directional": lambda loss, p, b, size=None: directional(loss, p, b, p, size),
     "weighted_grad": lambda loss, p, b, size=None: weighted_grad(loss, p, b, jnp.ones(SIZE), size),
-    "grad_norms": grad_norms,
+    "per_example_norms": lambda loss, p, b, size=None: per_example_norms(loss, p, b, microbatch_size=size),
     "gram": lambda loss, p, b, size=None: gram(loss, p, b, microbatch_size=size),
     "group_grads": lambda loss, p, b, size=None: group_grads(
         loss, p, b, jnp.zeros(SIZE, int), num_groups=1, microbatch_size=size
@@ -318,7 +320,7 @@ def temporaries(function: Any, size: int) -> int:
 PROFILES = {
     "directional": lambda p, b: directional(mlp, p, b, p, 64),
     "weighted_grad": lambda p, b: weighted_grad(mlp, p, b, b["y"], 64),
-    "grad_norms": lambda p, b: grad_norms(mlp, p, b, 64),
+    "per_example_norms": lambda p, b: per_example_norms(mlp, p, b, microbatch_size=64),
     "group_grads": lambda p, b: group_grads(mlp, p, b, jnp.zeros(len(b["y"]), int), num_groups=2, microbatch_size=64),
 }
 
