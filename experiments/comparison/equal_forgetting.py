@@ -23,7 +23,7 @@ from hamu_jax import report
 
 EXPLAINED = (
     "Every run ends as soon as the mean loss of the whole forget set reaches the level ({level}), or after {steps} steps; "
-    "it is evaluated after every {every} of them. A cost is the rise of a loss, or the fall of an accuracy, from the full "
+    "this loss is evaluated every {every} step(s). A cost is the rise of a loss, or the fall of an accuracy, from the full "
     "model to the end of the run; negative: the model became better. Numbers are mean ± standard deviation over those of "
     "the {runs} runs that reached the level; `reached` says how many did. A run has its own seed of unlearning, or its own "
     "trained model. The mean cost on the way is the area under the curve of validation cost against forget loss, divided by"
@@ -33,11 +33,11 @@ EXPLAINED = (
 )
 CHOSEN = (
     "Every method had {count} settings: {rates} learning rates from {lowest:g} to {highest:g} times {second} weights or "
-    "required improvements, or {count} learning rates over the same range; they were run at {seeds}. The grid is extended "
-    "for all while a method that reaches the level is best at its edge, at most {extensions} times. The chosen setting "
-    "reaches the level in most runs; of several that do, it has the smallest validation cost. Calls of `hamu_jax.forget` "
-    "have no setting to choose."
+    "required improvements, or {count} learning rates over the same range; they were run at {seeds}. {extended} The chosen "
+    "setting reaches the level in most runs; of several that do, it has the smallest validation cost. Calls of "
+    "`hamu_jax.forget` have no setting to choose."
 )
+EXTENDED = "The grid was extended for all methods while the setting of one that reaches the level was best at its edge."
 CAPTION = (
     "Each panel is a method at its chosen setting, in grey all others: the rise of the validation loss over the share of "
     "the way to the level. The line is the mean over runs, the band one standard deviation."
@@ -226,7 +226,7 @@ def _how_chosen(comparison: Comparison, sweep: Any) -> str:
         highest=grid.learning_rates[-1],
         second=len(grid.weights),
         seeds=f"{len(comparison.whole)} of the {len(grid.seeds)} runs",
-        extensions=sweep.extensions,
+        extended=EXTENDED if sweep.extensions else "The grid was not extended.",
     )
 
 
