@@ -1,10 +1,10 @@
 """All methods on equal terms: the same data, batches and steps, and each with its best setting on validation data."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from experiments import methods
-from experiments.comparison.grid import Grid, Seeds, Setting
+from experiments.comparison.grid import Seeds, Setting, grid_of, searched
 from experiments.comparison.modality import Modality
 from experiments.comparison.progress import announced
 from experiments.comparison.settings import methods_of, run_settings, seed_pairs
@@ -20,9 +20,7 @@ def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
     """
     sweep, pairs = settings.sweep, seed_pairs(modality, settings)
     names = methods_of(modality, "baselines", settings)
-    grid = Grid(names, pairs, sweep.learning_rates, sweep.promise_learning_rates, sweep.improvements)
-    searched = grid.settings() if sweep.chosen is None else _chosen_before(sweep.chosen, names)
-    whole = tuple(pair for pair in pairs if pair[1] in (sweep.grid_seeds or sweep.seeds))
+    grid, whole = grid_of(names, pairs, sweep), grid_pairs(pairs, sweep)
     results = Results(grid, {}, {pair: {} for pair in pairs}, whole, modality.judge, searched=sweep.chosen is None)
 
     def add(pair: Seeds, some: list[Setting]) -> None:
@@ -30,9 +28,16 @@ def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
             record = modality.trained_record(_run_settings(settings, setting, pair), mesh)
             results.runs[pair][setting], results.models[pair] = record, record["models"]
 
-    for pair in whole:
-        add(pair, searched)
-    chosen = [choose(results, method) for method in names]
+    def add_to_all(some: list[Setting]) -> None:
+        for pair in whole:
+            add(pair, some)
+
+    if sweep.chosen is None:
+        grid, chosen = searched(grid, add_to_all, lambda name: choose(results, name), extensions=sweep.extensions)
+        results = dataclasses.replace(results, grid=grid)
+    else:
+        chosen = chosen_before(sweep.chosen, names)
+        add_to_all(chosen)
     for pair in pairs:
         if pair not in whole:
             add(pair, chosen)
@@ -57,6 +62,11 @@ def how_chosen(modality: Modality, settings: Any) -> str:
     return f"{modality.chosen.format(seeds=grid_seeds)} {rest}"
 
 
+def grid_pairs(pairs: tuple[Seeds, ...], sweep: Any) -> tuple[Seeds, ...]:
+    """The seeds at which the whole grid is run."""
+    return tuple(pair for pair in pairs if pair[1] in (sweep.grid_seeds or sweep.seeds))
+
+
 def _run_settings(settings: Any, setting: Setting, pair: Seeds) -> Any:
     """The settings of one run."""
     return run_settings(settings, pair, **vars(setting))
@@ -64,14 +74,13 @@ def _run_settings(settings: Any, setting: Setting, pair: Seeds) -> Any:
 
 def _line(setting: Setting, pair: Seeds) -> str:
     """A run in one line."""
-    promise = f", improvement {setting.improvement:g}" if methods.METHODS[setting.method].promises else ""
-    return f"{setting.method}, learning rate {setting.learning_rate:g}{promise}, seeds {pair[0]} and {pair[1]}"
+    return f"{setting.describe()}, seeds {pair[0]} and {pair[1]}"
 
 
-def _chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:
+def chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:
     """The settings that a file says were chosen."""
     if not path.exists():
-        raise ValueError(f"chosen: got {path}, which is not there, expected a file that baselines left")
+        raise ValueError(f"chosen: got {path}, which is not there, expected a file that a comparison of all methods left")
     rows = read_json(path).get("methods", {})
     for name in names:
         if "setting" not in rows.get(name, {}):

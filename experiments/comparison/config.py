@@ -34,7 +34,9 @@ SHARED_AXES = {
     "stopping": Axis("When to stop", "stop_criterion", (None, 1)),
     "unavoidable": Axis("When to stop, by our own rule", "stop_unavoidable", (None, 1)),
 }
-WITHOUT_AXIS = ("baselines", "timing")  # they compare methods
+EQUAL = "equal-forgetting"
+SEARCHES = (EQUAL, "baselines")  # they choose a setting per method
+WITHOUT_AXIS = (*SEARCHES, "timing")  # they compare methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,14 @@ class SweepSettings:
       values: the values of what is varied, numbers or names. Default: the paper's.
       seeds: the seeds of unlearning: several runs on each trained model.
       training_seeds: the seeds of training: several models. Default: `training.seed`; on digits, a model per seed in `seeds`.
-      grid_seeds: the seeds among `seeds` at which `baselines` runs its whole grid, and by which it chooses settings; at the
-        others it runs the chosen settings only. Default: all.
-      chosen: a file that `baselines` wrote: the settings that were chosen there are run instead of a grid.
-      learning_rates: the grid of `baselines`, for methods without a required improvement.
-      promise_learning_rates: the same for methods with one; each with each of `improvements`.
-      improvements: the required improvements of the grid.
+      grid_seeds: the seeds among `seeds` at which a comparison of all methods runs its whole grid, and by which it chooses
+        settings; at the others it runs the chosen settings only. Default: all.
+      chosen: a file that such a comparison wrote: the settings that were chosen there are run instead of a grid.
+      learning_rates: the learning rates of the grid, ascending and evenly spread on the logarithmic scale. Methods without a
+        second hyper-parameter get more of them over the same range, so that all have the same number of settings.
+      improvements: the required improvements of the grid, for methods that take one; each with each learning rate.
+      weights: the shares of the forget gradient, for methods that take one, likewise; as many.
+      extensions: how often the grid is extended at most, for all methods alike, while the chosen setting of one is at its edge.
       smoke: few values and one seed, to see that it works.
     """
 
@@ -61,17 +65,18 @@ class SweepSettings:
     training_seeds: tuple[int, ...] = ()
     grid_seeds: tuple[int, ...] = ()
     chosen: Path | None = None
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
-    promise_learning_rates: tuple[float, ...] = (1e-2, 3e-2)
-    improvements: tuple[float, ...] = (0.3, 0.6)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    improvements: tuple[float, ...] = (0.1, 0.3, 0.6)
+    weights: tuple[float, ...] = (0.05, 0.15, 0.5)
+    extensions: int = 3
     smoke: bool = False
 
     def reduced(self) -> "SweepSettings":
         """The settings at the smoke scale, if that is asked for."""
         if not self.smoke:
             return self
-        lists = ("seeds", "training_seeds", "grid_seeds", "learning_rates", "promise_learning_rates", "improvements")
-        return dataclasses.replace(self, **{name: getattr(self, name)[:1] for name in lists})
+        lists = ("seeds", "training_seeds", "grid_seeds", "learning_rates", "improvements", "weights")
+        return dataclasses.replace(self, extensions=0, **{name: getattr(self, name)[:1] for name in lists})
 
 
 @dataclasses.dataclass(frozen=True)

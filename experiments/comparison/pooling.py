@@ -18,7 +18,7 @@ from experiments.runs.provenance import settings_record, write_results
 
 # Settings that may differ between the files: how the sweep chose its settings, and where it ran.
 LOCATION = ("command", "out", "data_dir", "download", "devices", "mesh", "distributed", "seed", "seeds", "training_seeds")
-SEARCH = ("grid_seeds", "chosen", "learning_rates", "promise_learning_rates", "improvements", "methods")
+SEARCH = ("grid_seeds", "chosen", "learning_rates", "improvements", "weights", "extensions", "methods")
 EXPLAINED = (
     "Mean ± standard deviation over {count} trained models (a full model and one that never saw the forget set), unlearned by "
     "every method with the same setting, which was chosen on the first one's validation data. A model's number is the mean of "

@@ -5,7 +5,8 @@ import itertools
 from typing import Any, TypeVar
 
 from experiments import methods
-from experiments.comparison.grid import Seeds
+from experiments.comparison.config import EQUAL, SEARCHES
+from experiments.comparison.grid import Seeds, grid_of
 from experiments.comparison.modality import Modality
 from experiments.runs.config import replaced
 
@@ -28,8 +29,13 @@ def seed_pairs(modality: Modality, settings: Any) -> tuple[Seeds, ...]:
 
 def methods_of(modality: Modality, name: str, settings: Any) -> tuple[str, ...]:
     """The methods of a sweep."""
-    default = modality.axes[name].methods if name in modality.axes else tuple(methods.METHODS)
+    default = modality.axes[name].methods if name in modality.axes else _all_methods(name)
     return settings.sweep.methods or default
+
+
+def _all_methods(name: str) -> tuple[str, ...]:
+    """The methods that a comparison can run: calls of `hamu_jax.forget` need a level."""
+    return (*methods.METHODS, *(methods.FORGET_CALLS if name == EQUAL else ()))
 
 
 def values(modality: Modality, name: str, settings: Any) -> tuple[Any, ...]:
@@ -64,14 +70,16 @@ def check(modality: Modality, name: str, settings: Any) -> None:
     if name not in modality.sweeps:
         raise ValueError(f"name: got {name!r}, expected one of {', '.join(modality.sweeps)}")
     for method in sweep.methods:
-        if method not in methods.METHODS:
-            raise ValueError(f"methods: got {method!r}, expected some of {', '.join(methods.METHODS)}")
+        if method not in _all_methods(name):
+            raise ValueError(f"methods: got {method!r}, expected some of {', '.join(_all_methods(name))}")
     if not set(sweep.grid_seeds) <= set(sweep.seeds):
         raise ValueError(f"grid_seeds: got {sweep.grid_seeds}, expected some of seeds, {sweep.seeds}")
     if sweep.values and name not in modality.axes:
         raise ValueError(f"values: got {sweep.values}, expected none: {name} varies the method")
-    if sweep.chosen is not None and name != "baselines":
-        raise ValueError(f"chosen: got {sweep.chosen}, expected none: only baselines chooses settings")
+    if sweep.chosen is not None and name not in SEARCHES:
+        raise ValueError(f"chosen: got {sweep.chosen}, expected none: only {' and '.join(SEARCHES)} choose settings")
+    if name in SEARCHES and sweep.chosen is None:
+        grid_of((), (), sweep)
     values(modality, name, settings)
 
 

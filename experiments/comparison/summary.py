@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from experiments.comparison.grid import Grid, Seeds, Setting
+from experiments.comparison.grid import Grid, Seeds, Setting, settings_of
 from experiments.comparison.pareto import hypervolume
 from experiments.runs.unlearning import Record
 
@@ -113,7 +113,7 @@ class Results:
 
     def settings(self, method: str) -> list[Setting]:
         """The settings of one method."""
-        return [setting for setting in self.runs[self.whole[0]] if setting.method == method]
+        return settings_of(list(self.runs[self.whole[0]]), method)
 
 
 def score(results: Results, setting: Setting) -> tuple[float, float]:
@@ -153,7 +153,7 @@ def summarise(results: Results) -> dict[str, dict[str, Any]]:
         numbers = _numbers(results, lambda seed, chosen=chosen: results.runs[seed][chosen]["measured"])
         rows[method] = {
             "setting": dataclasses.asdict(chosen),
-            "at the edge": results.searched and results.grid.at_the_edge(chosen),
+            "at the edge": results.searched and results.grid.edge(chosen) != 0,
             "validation gap": score(results, chosen)[0],
             "status": results.over_seeds(lambda seed, chosen=chosen: results.runs[seed][chosen]["status"]),
             "numbers": {**numbers, "hypervolume": _volume(results, method)},

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 
 from experiments.comparison.axis import axis_picture, axis_table, run_axis
 from experiments.comparison.baselines import how_chosen, run_baselines
+from experiments.comparison.config import EQUAL
+from experiments.comparison.equal_forgetting import equal_forgetting
 from experiments.comparison.modality import Modality
 from experiments.comparison.picture import caption, fronts_picture
 from experiments.comparison.settings import check, directory_name
@@ -37,7 +39,7 @@ def run_sweep(modality: Modality, name: str, settings: Any, mesh: Any = None) ->
     check(modality, name, settings)
     record = settings_record(modality.program, settings)
     settings = replaced(settings, sweep=settings.sweep.reduced())
-    sweep = {"baselines": _baselines, "timing": time_steps}.get(name, _axis)
+    sweep = {"baselines": _baselines, EQUAL: equal_forgetting, "timing": time_steps}.get(name, _axis)
     numbers, sections, figure = sweep(modality, name, settings, mesh)
     directory = settings.out / directory_name(modality, name, settings)
     return write_results(directory, name, record, numbers, sections=[*sections, f"![{name}]({name}.png)"], figure=figure)

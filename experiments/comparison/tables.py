@@ -11,25 +11,29 @@ Rows = Mapping[str, Mapping[str, Any]]
 
 def results_table(rows: Rows, columns: Mapping[str, str]) -> str:
     """A row per method: mean ± standard deviation of every column's number."""
-    cells = [[name, *(_cell(row["numbers"].get(column)) for column in columns.values())] for name, row in rows.items()]
+    cells = [[name, *(cell(row["numbers"].get(column)) for column in columns.values())] for name, row in rows.items()]
     return report.table(["method", *columns], cells)
 
 
 def chosen_table(rows: Rows) -> str:
     """The chosen setting of every method, with its validation gap."""
-    header = ["method", "learning rate", "improvement", "validation gap", ""]
+    header = ["method", "learning rate", "improvement", "weight", "validation gap", ""]
     return report.table(header, [_chosen(name, row) for name, row in rows.items() if "setting" in row])
+
+
+def setting_cells(setting: Mapping[str, Any]) -> list[str]:
+    """Learning rate, improvement and weight, empty where the method has none."""
+    return [f"{setting[name]:g}" if setting.get(name) else "" for name in ("learning_rate", "improvement", "weight")]
 
 
 def _chosen(name: str, row: Mapping[str, Any]) -> list[str]:
     """The cells of one method."""
-    rate, improvement = row["setting"]["learning_rate"], row["setting"]["improvement"]
     notes = ["at the edge of the grid"] if row["at the edge"] else []
     notes += sorted({status for status in row["status"] if status != "completed"})
-    return [name, f"{rate:g}", f"{improvement:g}" if improvement else "", f"{row['validation gap']:.4f}", ", ".join(notes)]
+    return [name, *setting_cells(row["setting"]), f"{row['validation gap']:.4f}", ", ".join(notes)]
 
 
-def _cell(value: Spread | None) -> str | None:
+def cell(value: Spread | None) -> str | None:
     """A number with its spread, if it has one."""
     if value is None:
         return None

@@ -1,12 +1,14 @@
 """Sweeps and the comparison of all methods on digits."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
 from experiments import methods
 from experiments.comparison.modality import Modality
 from experiments.comparison.sweep import run_sweep
+from experiments.data import digits
 from experiments.digits.config import AXES, Problem, Sweep
 from experiments.digits.task import build_task
 from experiments.models.mlp import MLP
@@ -31,7 +33,7 @@ def sweep_digits(settings: Sweep, name: str, mesh: Any = None) -> Path:
 
 def run_record(settings: Sweep, mesh: Any = None) -> Record:
     """A run's record; the run is made if it is missing."""
-    directory = run_directory(settings, f"digit{settings.problem.forget_class}")
+    directory = run_directory(settings, f"digit{settings.problem.digit}")
     return read_run(directory) or run_and_store(settings, directory, load_scenario(settings), mesh=mesh)[1]
 
 
@@ -45,7 +47,7 @@ def load_scenario(settings: Sweep, mesh: Any = None) -> Scenario:
 def _scenario(problem: Problem, groups: int) -> Scenario:
     """Trains the full and the retrained model, and measures them."""
     seed, epochs = problem.training.seed, problem.training.epochs
-    task = build_task(problem.forget_class, seed, MLP)
+    task = build_task(problem.digit, seed, MLP)
     full = task.train(task.split.train, epochs, "full")
     retrained = task.train(task.parts["train"][0], epochs, "retrained")
     splits = {
@@ -63,9 +65,10 @@ def _scenario(problem: Problem, groups: int) -> Scenario:
 DIGITS = Modality(
     program="digits",
     axes=AXES,
-    label=lambda problem: f"digit {problem.forget_class}",
+    label=lambda problem: "every digit" if problem.forget_class is None else f"digit {problem.forget_class}",
     record=run_record,
     scenario=load_scenario,
     explained=EXPLAINED,
+    level=lambda settings, mesh: math.log(digits.CLASSES),  # noqa: ARG005
     model_per_seed=True,
 )

@@ -93,21 +93,21 @@ class Problem:
     """The digit that is forgotten, and how the models are trained.
 
     Attributes:
-      forget_class: the digit to forget.
+      forget_class: the digit to forget. None: the last digit of the training seed, so that ten models forget ten digits.
       training: how models are trained.
     """
 
-    forget_class: int = 3
+    forget_class: int | None = 3
     training: Training = Training()
 
+    @property
+    def digit(self) -> int:
+        """The digit to forget."""
+        return self.training.seed % 10 if self.forget_class is None else self.forget_class
 
-METHOD = Method(learning_rate=0.1, distribution=None, steps=100, batch_size=128, evaluations=5, checkpoint_every=100, seed=0)
-GRID = SweepSettings(
-    seeds=(0, 1, 2),
-    learning_rates=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0),
-    promise_learning_rates=(0.01, 0.05, 0.2),
-    improvements=(0.1, 0.3, 0.5),
-)
+
+METHOD = Method(learning_rate=0.1, distribution=None, steps=100, batch_size=128, evaluations=5, checkpoint_every=0, seed=0)
+GRID = SweepSettings(seeds=(0, 1, 2), learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0), improvements=(0.2, 0.5, 0.8))
 
 
 @dataclasses.dataclass(frozen=True)

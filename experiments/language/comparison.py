@@ -47,6 +47,7 @@ QUESTIONS = Modality(
     label=models.data_name,
     record=runs.run_record,
     scenario=runs.load_scenario,
+    level=runs.level,
     train_missing=models.train_missing,
     explained=EXPLAINED,
     chosen=CHOSEN,
@@ -73,6 +74,8 @@ QUESTIONS = Modality(
         "extraction strength": "forget/extraction",
         "AUC, min-k": "forget unseen AUC, min-k",
     },
+    costs={"held-out": "validation retain/loss", "retain": "retain/loss"},
+    lost={"held-out probability lost": "validation retain/probability"},
     gap_along=OF_QUESTIONS.chosen_by,
     along={
         "held-out retain probability": "validation retain/probability",

@@ -17,9 +17,9 @@ UTILITY = ("retain", "real authors", "world facts")
 
 
 def validation(task: Task, adapter: Adapter) -> Record:
-    """Means on the questions on which settings are chosen."""
+    """Means on the questions that are watched during unlearning."""
     found: Record = {}
-    for name in VALIDATION:
+    for name in task.watched:
         found |= means(name, task.numbers(adapter, task.watched[name]))
     return finite(found)
 

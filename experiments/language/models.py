@@ -99,8 +99,8 @@ def load_adapter(directory: Path) -> Adapter:
 
 
 def validation(task: Task, kind: str) -> Record:
-    """What the model measures on held-out questions; measured once."""
-    path = _measured_file(task, model_directory(task, kind), "validation")
+    """What the model measures on the questions that are watched; measured once."""
+    path = _measured_file(task, model_directory(task, kind), "watched")
     return measured_once(path, lambda: measures.validation(task, load(task, kind)))
 
 

@@ -106,6 +106,21 @@ def number_of_steps(method: Method, task: Task) -> int:
     return method.epochs * -(-size // min(method.batch_size, size))
 
 
+def level(settings: Unlearning, mesh: Any = None) -> float:
+    """The loss at which the forget set counts as forgotten: the full model's on questions about unseen persons.
+
+    Raises:
+      ValueError: if there are no such questions.
+    """
+    task = build_task(settings, mesh)
+    if "unseen" not in task.evaluated:
+        raise ValueError(
+            f"unseen: got {settings.problem.unseen}, expected questions that were never trained on: they say the level"
+        )
+    asked = task.evaluated["unseen"]
+    return measures.means("unseen", task.numbers(models.load(task, "full"), asked))["unseen/loss"]
+
+
 def load_scenario(settings: Unlearning, mesh: Any = None) -> Scenario:
     """Questions and models, with the arrays that methods and metrics read; the last scenario is kept."""
     return _scenario(build_task(settings, mesh), settings.method.groups, settings.method.microbatch_size, mesh)
@@ -135,7 +150,7 @@ def _scenario(task: Task, groups: int, microbatch_size: int | None, mesh: Any) -
     return Scenario(
         subject,
         task.arrays((*task.parts.retain, *task.parts.duplicates)),
-        {name: task.arrays(task.watched[name]) for name in measures.VALIDATION},
+        {name: task.arrays(asked) for name, asked in task.watched.items()} | {"forget": forget},
         validation,
         task.parts.sha256,
         watched=measures.VALIDATION,

@@ -117,8 +117,9 @@ class Task:
 
     @functools.cached_property
     def watched(self) -> dict[str, question_splits.Questions]:
-        """The questions on which settings are chosen, by split."""
-        return self.parts.watched(self.evaluation.questions)
+        """The questions that are watched during unlearning, by split: settings are chosen on those of `validation`."""
+        evaluated = {name: self.evaluated[name] for name in ("retain", "forget")}
+        return evaluated | self.parts.watched(self.evaluation.questions)
 
     @functools.cached_property
     def ends(self) -> tuple[int, ...]:

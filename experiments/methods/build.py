@@ -65,6 +65,7 @@ def build_method(
     *,
     learning_rate: float,
     improvement: float = 0.0,
+    weight: float | None = None,
     clip_norm: float | None = 1.0,
     infeasible: str | None = None,
     base: str = "sgd",
@@ -80,19 +81,24 @@ def build_method(
       subject: the model that is to forget.
       learning_rate: the learning rate.
       improvement: the required improvement, where the method takes one.
+      weight: the share of the forget gradient, of methods that add two weighted gradients. None: half. A constant of the
+        program.
       clip_norm: the norm to which both gradients are clipped.
       infeasible: what HAMU-Q and HAMU-U do when they cannot keep a promise. None: their default.
       base: a name in `BASES`, the optimizer that takes the steps.
       **options: further arguments of `hamu_jax.combine`, before the method's own.
 
     Raises:
-      ValueError: for another base, or `infeasible` given to a method without one.
+      ValueError: for another base, or `infeasible` or `weight` given to a method without one.
     """
     if base not in BASES:
         raise ValueError(f"base: got {base!r}, expected one of {', '.join(BASES)}")
     if infeasible is not None and method.promise not in (rules.hamu_q, rules.hamu_u):
         raise ValueError(f"infeasible: got {infeasible!r} for {method.title}, expected None: it promises nothing of that kind")
+    if weight is not None and not method.weighs:
+        raise ValueError(f"weight: got {weight!r} for {method.title}, expected None: it does not add weighted gradients")
     rule = method.rule if infeasible is None else method.promise(infeasible)
+    rule = rule if weight is None else rules.gdiff(weight)
     retain, forget = method.retain(subject), method.forget(subject)
     requests = {"num_requests": subject.groups.count} if rule.many else {}
     wrapped = [] if method.wrap is None else [method.wrap(subject, forget)]  # once: below is also called to initialise

@@ -86,6 +86,11 @@ class Method:
         """Whether it takes a required improvement."""
         return self.promise is not None
 
+    @property
+    def weighs(self) -> bool:
+        """Whether it takes a weight of the forget gradient: its rule is gradient difference."""
+        return self.rule == rules.gdiff()
+
 
 def whole_loss(loss: objectives.CrossEntropy) -> objectives.CrossEntropy:
     """Minus the log-probability of a whole example, which NPO is defined on: of a text the sum over its tokens."""
@@ -162,3 +167,6 @@ METHODS: dict[str, Method] = {
         "a promise to every request", "this library", rules.projected(), options={**WHOLE, **COSINE}, promise=rules.projected
     ),
 }
+
+FORGET_CALLS: dict[str, rules.Rule] = {"forget-hamu-q": rules.hamu_q(), "forget-hamu-u": rules.hamu_u()}
+"""`hamu_jax.forget` with a rule, by name: methods without a setting to choose, and with a driver of their own."""

@@ -49,6 +49,7 @@ class Method:
       method: a name in `experiments.methods.METHODS`; `hamu-q` and `hamu-u` are the paper's two variants.
       learning_rate: the learning rate of unlearning.
       improvement: the required improvement, the paper's `CONSTRAINT_RATIO`, for methods that take one.
+      weight: the share of the forget gradient in the step, for methods that add two weighted gradients. Default: half.
       blocks: what one problem is solved for: each tensor (`leaf`) or the whole model (`global`). Default: the method's own.
       distribution: each block's share of the improvement. `grad_norm` is the paper's. None: the method's own, `relative`.
       radius: the longest step of a block, per unit of learning rate. Default: the norm of the guiding gradient (the paper's).
@@ -59,9 +60,11 @@ class Method:
       steps: the largest number of steps.
       batch_size: examples from the retain set, and as many from the forget set, per step.
       microbatch_size: examples that are differentiated at once. Default: the whole batch.
+      level: stop as soon as the mean loss of the whole forget set has reached this level, at an evaluation. Default: never.
       evaluations: how often the model is evaluated during unlearning.
+      evaluate_every: the steps between two evaluations, in the place of `evaluations`.
       measure_every: measure the promised changes every so many steps. 0: never.
-      checkpoint_every: steps between checkpoints, from which a run that was killed resumes.
+      checkpoint_every: steps between checkpoints, from which a run that was killed resumes. 0: no checkpoints.
       stop_unavoidable: stop after that many consecutive steps that must make the other objective worse.
       stop_criterion: the same by the paper's criterion.
       stop_infeasible: the same for steps in which no block can reach its share.
@@ -72,6 +75,7 @@ class Method:
     method: str = "hamu-q"
     learning_rate: float = 1e-4
     improvement: float = 0.5
+    weight: float | None = None
     blocks: Literal["leaf", "global"] | None = None
     distribution: Literal["grad_norm", "relative", "uniform", "softmax"] | None = "grad_norm"
     radius: float | None = None
@@ -81,7 +85,9 @@ class Method:
     steps: int = 225
     batch_size: int = 5000
     microbatch_size: int | None = None
+    level: float | None = None
     evaluations: int = 25
+    evaluate_every: int | None = None
     measure_every: int = 0
     checkpoint_every: int = 50
     stop_unavoidable: int | None = None

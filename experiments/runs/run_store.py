@@ -12,10 +12,10 @@ from experiments.data.text_files import read_json
 from experiments.runs import logs
 from experiments.runs.config import Method, flat
 from experiments.runs.provenance import write_json
-from experiments.runs.unlearning import Record, Scenario, run_method
+from experiments.runs.unlearning import Record, Scenario, run_forget, run_method
 from hamu_jax import report
 
-LATER = ("system_prompt", "date_string")
+LATER = ("system_prompt", "date_string", "weight", "level", "evaluate_every")
 
 
 def deciding(settings: Any) -> Record:
@@ -44,14 +44,20 @@ def run_directory(settings: Any, problem: str) -> Path:
       problem: the part of the name that is about the problem.
 
     Raises:
-      ValueError: for a name that is not a method.
+      ValueError: for a name that is not a method, or a call of `hamu_jax.forget` without a level.
     """
     method = settings.method
-    if method.method not in methods.METHODS:
-        raise ValueError(f"method: got {method.method!r}, expected one of {', '.join(methods.METHODS)}")
-    promise = f"-q{method.improvement:g}" if methods.METHODS[method.method].promises else ""
-    name = f"{method.method}-{problem}-lr{method.learning_rate:g}{promise}-seed{method.seed}-{digest(deciding(settings))}"
-    return settings.out / "runs" / name
+    if method.method in methods.FORGET_CALLS:
+        if method.level is None:
+            raise ValueError(f"level: got None for {method.method}, expected the loss at which the forget set is forgotten")
+        chosen = ""
+    elif method.method in methods.METHODS:
+        promise = f"-q{method.improvement:g}" if methods.METHODS[method.method].promises else ""
+        chosen = f"-lr{method.learning_rate:g}{promise}"
+    else:
+        names = ", ".join((*methods.METHODS, *methods.FORGET_CALLS))
+        raise ValueError(f"method: got {method.method!r}, expected one of {names}")
+    return settings.out / "runs" / f"{method.method}-{problem}{chosen}-seed{method.seed}-{digest(deciding(settings))}"
 
 
 def read_run(directory: Path) -> Record | None:
@@ -92,6 +98,7 @@ def method_of(settings: Method, subject: methods.Subject) -> methods.Built:
         subject,
         learning_rate=settings.learning_rate,
         improvement=settings.improvement if method.promises else 0.0,
+        weight=settings.weight,
         clip_norm=settings.clip_norm,
         infeasible=settings.infeasible,
         base=settings.base,
@@ -120,19 +127,28 @@ def run_and_store(
     """
     method = settings.method
     logs.check(settings.logging)
-    result, numbers = run_method(
-        scenario,
-        method_of(method, scenario.subject),
-        steps=method.steps if steps is None else steps,
-        evaluations=method.evaluations,
-        batch_size=method.batch_size,
-        microbatch_size=method.microbatch_size,
-        seed=method.seed,
-        stopping=hamu_jax.Stopping(method.stop_unavoidable, method.stop_criterion, method.stop_infeasible),
-        checkpoints=hamu_jax.Checkpoints(directory / "checkpoints", every=method.checkpoint_every, keep=1),
-        measure_every=method.measure_every,
-        mesh=mesh,
-    )
+    steps = method.steps if steps is None else steps
+    checkpoints = hamu_jax.Checkpoints(directory / "checkpoints", every=method.checkpoint_every or steps, keep=1)
+    options: dict[str, Any] = {
+        "steps": steps,
+        "batch_size": method.batch_size,
+        "microbatch_size": method.microbatch_size,
+        "seed": method.seed,
+        "checkpoints": checkpoints if method.checkpoint_every else None,
+        "mesh": mesh,
+    }
+    if method.method in methods.FORGET_CALLS:
+        result, numbers = run_forget(scenario, methods.FORGET_CALLS[method.method], level=method.level, **options)
+    else:
+        result, numbers = run_method(
+            scenario,
+            method_of(method, scenario.subject),
+            evaluate_every=method.evaluate_every or -(-steps // method.evaluations),
+            level=method.level,
+            stopping=hamu_jax.Stopping(method.stop_unavoidable, method.stop_criterion, method.stop_infeasible),
+            measure_every=method.measure_every,
+            **options,
+        )
     record = {
         "made": deciding(settings),
         "split": scenario.split,

@@ -29,6 +29,7 @@ IMAGES = Modality(
     label=lambda problem: f"rho {problem.rho:g}",
     record=runs.run_record,
     scenario=runs.load_scenario,
+    level=runs.level,
     train_missing=models.train_missing,
     explained=EXPLAINED,
 )

@@ -1,6 +1,7 @@
 """Unlearning runs on images: made once, stored, and read again."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ def load_scenario(settings: Unlearning, mesh: Any = None) -> Scenario:
     """Images and models, with the arrays that methods and metrics read; the last scenario is kept."""
     del mesh  # data are placed when batches are made
     return _scenario(part(settings, ModelSettings), settings.method.groups)
+
+
+def level(settings: Unlearning, mesh: Any = None) -> float:
+    """The loss at which the forget set counts as forgotten: of a whole class chance, else the full model's on unseen images."""
+    if settings.problem.rho == 0:
+        return math.log(images.SOURCES[settings.problem.dataset].classes)
+    return load_scenario(settings, mesh).models["full"]["validation forget/loss"]
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ is the retain gradient `g_r`, row 1 is `-g_f`, so that a conflict is a negative 
 | `projected` | lowers the retain loss most | each of many forget losses rises by its `q_i` |
 | `descent` | `g_r`: fine-tuning (FT) | |
 | `ascent` | `-g_f`: gradient ascent (GA) | |
-| `gdiff` | `(g_r - g_f)/2`: gradient difference | |
+| `gdiff` | `(1 - w) g_r - w g_f`: gradient difference, by default with `w = 1/2` | |
 | `pcgrad` | the sum, each less its conflict with the other | neither gets worse |
 | `gru` | nearest to `-g_f` | the retain loss does not rise |
 | `mgda` | shortest in the convex hull of both | neither gets worse |

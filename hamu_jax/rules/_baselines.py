@@ -43,13 +43,20 @@ def ascent() -> Rule:
     return make(_weighted, first=0.0, second=1.0)
 
 
-def gdiff() -> Rule:
-    """GDiff, gradient difference: the mean of both objectives' gradients, `u = (g_r - g_f)/2`.
+def gdiff(weight: float = 0.5) -> Rule:
+    """GDiff, gradient difference: a weighted mean of both objectives' gradients, `u = (1 - weight) g_r - weight g_f`.
 
     With the losses of KL or SCRUB instead of the cross-entropies it is those methods.
 
-    Length: `|g_r - g_f|/2`, at most the longer of both and half of HAMU's scale: the mean, as in the HAMU authors' code; others
-    take the sum. Edge cases: a zero gradient leaves half of the other; `g_r = g_f` gives no step.
+    Length: at most the longer of both; with the default `|g_r - g_f|/2`, half of HAMU's scale: the mean, as in the HAMU
+    authors' code. Others take a weighted sum, which is this rule with another learning rate. Edge cases: a zero gradient leaves
+    the other, weighted; with the default `g_r = g_f` gives no step; weights 0 and 1 are `descent` and `ascent`.
+
+    Args:
+      weight: the share of the forget gradient, from 0 to 1. SimNPO's published `0.1375 : 1` is 0.121.
+
+    Raises:
+      ValueError: for a weight that is not from 0 to 1.
 
     Example:
       >>> import jax.numpy as jnp, hamu_jax
@@ -58,9 +65,12 @@ def gdiff() -> Rule:
       >>> print(tx.update(retain, tx.init(retain), forget_grads=forget)[0])
       [ 0.5 -0.5]
 
-    Source: HAMU (arXiv 2606.02119), experiments, baseline GDiff.
+    Source: HAMU (arXiv 2606.02119), experiments, baseline GDiff; the weight: TOFU (arXiv 2401.06121) and SimNPO (arXiv
+    2410.07163), which take `weight : 1` of the two losses.
     """
-    return make(_weighted, first=0.5, second=0.5)
+    if not 0.0 <= validate.constant("weight", weight) <= 1.0:
+        raise ValueError(f"weight: got {weight!r}, expected a number from 0 to 1")
+    return make(_weighted, first=1.0 - weight, second=float(weight))
 
 
 def pcgrad() -> Rule:

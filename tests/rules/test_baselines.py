@@ -214,3 +214,26 @@ def test_max_norm_is_checked(value: Any) -> None:
 def test_c_is_checked(value: Any) -> None:
     with pytest.raises(ValueError, match=r"c: got .*, expected a number of at least 0"):
         rules.cagrad(value)
+
+
+def test_the_weight_of_gdiff_is_the_share_of_the_forget_gradient() -> None:
+    retain, forget = jnp.array([2.0, 0.0]), jnp.array([1.0, 1.0])
+    update = solve_weighted(0.25, retain, forget)
+    np.testing.assert_allclose(update, 0.75 * retain - 0.25 * forget)
+    for weight, rule in ((0.0, rules.descent()), (1.0, rules.ascent())):
+        tx = hamu_jax.combine(rule, blocks="global")
+        expected = tx.update(retain, tx.init(retain), forget_grads=forget)[0]
+        np.testing.assert_array_equal(solve_weighted(weight, retain, forget), expected)
+    assert rules.gdiff() == rules.gdiff(0.5)
+
+
+def solve_weighted(weight: float, retain: jax.Array, forget: jax.Array) -> jax.Array:
+    """A step of weighted gradient difference."""
+    tx = hamu_jax.combine(rules.gdiff(weight), blocks="global")
+    return tx.update(retain, tx.init(retain), forget_grads=forget)[0]
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_weight_is_a_share(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"weight: got .*, expected a number (from 0 to 1|of at least 0)"):
+        rules.gdiff(weight)

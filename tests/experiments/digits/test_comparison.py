@@ -17,8 +17,9 @@ FEW = SweepSettings(
     methods=("gdiff", "hamu-q"),
     seeds=(0,),
     learning_rates=(0.02, 0.2),
-    promise_learning_rates=(0.1,),
-    improvements=(0.1, 0.3),
+    improvements=(0.3,),
+    weights=(0.5,),
+    extensions=0,
 )
 
 

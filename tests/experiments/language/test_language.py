@@ -275,11 +275,12 @@ def test_methods_forget(out: Path, subject: methods.Subject, name: str) -> None:
 @pytest.mark.slow
 def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task, capsys: pytest.CaptureFixture[str]) -> None:
     """And everything is measured of what was chosen alone."""
-    few = {"methods": ("ga", "hamu-q"), "learning_rates": (1e-4, 0.5), "promise_learning_rates": (0.1,), "improvements": (0.3,)}
+    grid = {"learning_rates": (1e-4, 0.5), "improvements": (0.3,), "weights": (0.5,), "extensions": 0}
+    few = {"methods": ("ga", "hamu-q"), **grid}
     config = replaced(Sweep(), out=out, seeds=(3,), **{**RUN, **few})
     path = sweep_questions(config, "baselines")
     said = capsys.readouterr().err
-    assert "3 of 3: hamu-q, learning rate 0.1, improvement 0.3, seeds 0 and 3" in said
+    assert "4 of 4: hamu-q, learning rate 0.5, improvement 0.3, seeds 0 and 3" in said
     assert "1 of 2: measuring ga, learning rate" in said
     assert path.parent.name == "baselines-fictional"
     rows = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["methods"]
@@ -303,9 +304,9 @@ def test_all_methods_are_chosen_on_held_out_questions(out: Path, made: task.Task
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hard", "constraint", "timing"])
+@pytest.mark.parametrize("name", ["hard", "constraint", "timing", "equal-forgetting"])
 def test_sweeps(out: Path, made: task.Task, name: str) -> None:  # noqa: ARG001  (the models that it trained)
-    methods_of = ("ft", "hamu-q") if name == "timing" else ("hamu-q",)
+    methods_of = ("ft", "hamu-q") if name in ("timing", "equal-forgetting") else ("hamu-q",)
     settings = replaced(Sweep(), out=out, smoke=True, **{**RUN, "methods": methods_of})
     path = sweep_questions(settings, name)
     assert path.parent.name == (name if name == "hard" else f"{name}-fictional")

@@ -88,6 +88,18 @@ def test_every_method_runs_and_steps_the_right_way(name: str) -> None:
         assert all(float(jnp.mean(changes[group::GROUPS])) > 0 for group in range(GROUPS)), "every request gets something"
 
 
+def test_the_weight_of_the_forget_gradient() -> None:
+    """Of methods that add weighted gradients; with the default it is half."""
+    weighed = {name for name, method in METHODS.items() if method.weighs}
+    assert weighed == {"gdiff", "kl", "scrub", "npo", "simnpo", "random-label", "salun"}
+    with pytest.raises(ValueError, match=r"weight: got 0.3 for HAMU-Q, expected None"):
+        methods.build_method(METHODS["hamu-q"], SUBJECT, learning_rate=0.1, weight=0.3)
+    grads = jax.tree.map(jnp.ones_like, PARAMS), jax.tree.map(lambda x: 2 * jnp.ones_like(x), PARAMS)
+    built = methods.build_method(METHODS["gdiff"], SUBJECT, learning_rate=1.0, weight=0.25, clip_norm=None)
+    update, _ = built.optimizer.update(grads[0], built.optimizer.init(PARAMS), PARAMS, forget_grads=grads[1])
+    jax.tree.map(lambda u: np.testing.assert_allclose(u, -(0.75 - 0.5), rtol=1e-6), update)
+
+
 @pytest.mark.slow
 def test_a_new_method_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     """As CONTRIBUTING says: uniform predictions on the forget set, by gradient difference, on salient weights."""

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from tiny_runs import bits
 
-from experiments.comparison.config import Pool
+from experiments.comparison.config import WITHOUT_AXIS, Pool
 from experiments.comparison.pooling import pool_models
 from experiments.comparison.settings import directory_name, values
 from experiments.runs.config import replaced
@@ -118,7 +118,7 @@ def test_every_command(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", IMAGES.sweeps)
 def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["vision", "sweep", name])
-    few = {"methods": ("ft", "hamu-q")} if name in ("baselines", "timing", "rho") else {"methods": ("hamu-q",)}
+    few = {"methods": ("ft", "hamu-q")} if name in (*WITHOUT_AXIS, "rho") else {"methods": ("hamu-q",)}
     wanted = {"values": ("4", "8")} if name == "batch-size" else {}
     config = sweep(out, smoke=True, **few, **wanted)
     path = sweep_images(config, name)
@@ -139,7 +139,8 @@ def test_every_sweep(out: Path, name: str, monkeypatch: pytest.MonkeyPatch, caps
 @pytest.mark.slow
 def test_chosen_settings_are_run_on_another_model(out: Path) -> None:
     """What a sweep chose, no grid; and both tables make one."""
-    few = {"methods": ("ft", "hamu-q"), "learning_rates": (0.01, 0.1), "promise_learning_rates": (0.05,), "seeds": (1,)}
+    grid = {"learning_rates": (0.01, 0.1), "improvements": (0.3,), "weights": (0.5,), "extensions": 0}
+    few = {"methods": ("ft", "hamu-q"), "seeds": (1,), **grid}
     first = sweep_images(sweep(out / "first", **few), "baselines").with_suffix(".json")
     other = {"methods": ("ft", "hamu-q"), "seeds": (2,), "training": dataclasses.replace(TRAINING, seed=1)}
     second = sweep_images(sweep(out / "second", chosen=first, **other), "baselines").with_suffix(".json")
@@ -250,7 +251,7 @@ def left(out: Path) -> dict[str, Any]:
         ("rho", {"values": ("half",)}, "values: got 'half', expected floats"),
         ("baselines", {"seeds": (0, 1), "grid_seeds": (2,)}, r"grid_seeds: got \(2,\), expected some of seeds, \(0, 1\)"),
         ("timing", {"values": ("1",)}, "values: got .*, expected none: timing varies the method"),
-        ("rho", {"chosen": Path("x.json")}, "chosen: got x.json, expected none: only baselines chooses settings"),
+        ("rho", {"chosen": Path("x.json")}, "chosen: got x.json, expected none: only equal-forgetting and baselines choose"),
         ("baselines", {"chosen": Path("x.json")}, "chosen: got x.json, which is not there"),
     ],
 )
