@@ -19,7 +19,7 @@ from hamu_jax._transform.level import Level
 class Band:
     """The forget losses that count as forgotten: `level` up to `width` on either side.
 
-    A request whose loss was above its level before the run asks for nothing: for it all losses between the two count.
+    A request whose loss was above its band before the run asks for nothing: whatever is above its level counts.
 
     Attributes:
       level: `[m]`, one for each request, or one.
@@ -39,7 +39,7 @@ class Band:
     @property
     def above(self) -> Float[np.ndarray, " m"]:
         """How far above its level each loss may be."""
-        return np.fmax(self.width, self.before - self.level)
+        return np.where(self.before > self.level + self.width, np.inf, self.width)
 
     def distances(self, losses: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
         """How far each loss is outside its band; 0 inside."""

@@ -96,7 +96,7 @@ class ForgetProblem:
         levels, above = self.band.level.tolist(), self.band.above.tolist()
         if self.protected is not None:
             levels.append(-self.mean_loss(self.protected))
-            above.append(max(above))
+            above.append(math.inf)
         if self.requests is None and self.protected is None:
             return Level(levels[0], band=above[0])
         return Level(tuple(levels), band=tuple(above))

@@ -1,6 +1,7 @@
 """A level for the forget loss to reach: the improvement required of a step is the remaining distance to it."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ class Level:
       value: the level, in units of the loss; or one level for each of `m` requests.
       learning_rate: the factor of the update after the transform; a number or an optax schedule. It turns the remaining rise
         into an improvement per unit of learning rate.
-      band: how far above the level the forget loss may be, in units of the loss; or one number for each of `m` levels.
+      band: how far above the level the forget loss may be, in units of the loss; `inf`: any distance. Or one number for
+        each of `m` levels.
 
     Raises:
       ValueError: for a level that is not finite, a learning rate that is not positive, a negative band, or another number of
@@ -62,7 +64,8 @@ class Level:
         validate.number("learning_rate", self.learning_rate, positive=True)
         bands = tuple(self.band) if isinstance(self.band, Sequence) else (self.band,)
         for band in bands:
-            validate.constant("band", band)
+            if band != math.inf:
+                validate.constant("band", band)
         if isinstance(self.band, Sequence) and len(bands) != self.count:
             raise ValueError(f"band: got {len(bands)} numbers, expected one, or {self.count or 1} as there are levels")
 

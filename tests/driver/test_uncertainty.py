@@ -30,8 +30,12 @@ def test_it_is_the_spread_of_repeated_samples() -> None:
 
 
 @pytest.mark.parametrize("area", [0.0, 1.0])
-def test_perfect_separation_leaves_no_room(area: float) -> None:
-    assert auc_interval(area, 5, 9) == (area, area)
+def test_perfect_separation_is_less_certain_the_fewer_examples_show_it(area: float) -> None:
+    """Of one pair nothing is known; the rule of three gives 3 / n, here of 1,000 examples on either side."""
+    one_pair, few, many = (np.ptp(auc_interval(area, size, size)) for size in (1, 9, 1000))
+    assert one_pair > 0.9 > few > many
+    assert many < 3 / 1000
+    assert area in auc_interval(area, 9, 9)
 
 
 def test_the_error_of_a_level_is_that_of_a_difference_of_means() -> None:

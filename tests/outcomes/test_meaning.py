@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from trained_models import CLASSES, TrainedModel, accuracy, cross_entropy, init_mlp, memorised_labels, take
+from trained_models import CLASSES, TrainedModel, accuracy, cross_entropy, init_mlp, memorised_labels, mlp, take
 
 import hamu_jax
-from hamu_jax._driver.uncertainty import auc_interval
 
 pytestmark = pytest.mark.usefixtures("as_users_promote", "unoptimised")
 
@@ -101,7 +100,7 @@ def test_each_request_comes_to_its_own_level(model: TrainedModel, owned: dict[st
 def test_a_request_that_is_above_its_level_asks_for_nothing(model: TrainedModel, owned: dict[str, Any]) -> None:
     result = forget(model, **owned, level=(1e-6, 1.5, 2.0, 3.0))
     assert result.status.startswith("reached")
-    assert result.request_losses[0].after <= result.request_losses[0].before
+    assert result.request_losses[0].after > 1e-6
     assert [change.after for change in result.request_losses[1:]] == pytest.approx((1.5, 2.0, 3.0), rel=0.1001)
 
 
@@ -120,13 +119,9 @@ def test_rows_that_are_to_be_retained_as_well_are_counted(model: TrainedModel) -
 
 @pytest.mark.parametrize("name", ["retain", "forget", "held_out", "unseen"])
 def test_a_set_of_padding_is_refused(model: TrainedModel, name: str) -> None:
-    def apply(params: Any, batch: Any) -> Any:
-        hidden = jax.nn.relu(batch["x"] @ params[0]["w"] + params[0]["b"])
-        return hidden @ params[1]["w"] + params[1]["b"]
-
     sets = {"held_out": take(model.retain, slice(50)), name: {**take(model.retain, slice(9)), "label": np.full(9, -1)}}
     with pytest.raises(ValueError, match=f"^{name}: got 9 examples of weight 0"):
-        forget(model, loss=hamu_jax.objectives.cross_entropy(apply), **sets)
+        forget(model, loss=hamu_jax.objectives.cross_entropy(lambda params, batch: mlp(params, batch["x"])), **sets)
 
 
 def test_unseen_data_that_are_easier_than_the_forget_set_are_questioned(model: TrainedModel) -> None:
@@ -137,12 +132,6 @@ def test_unseen_data_that_are_easier_than_the_forget_set_are_questioned(model: T
     result = forget(model, forget=hard, unseen=easy)
     assert result.status == "nothing_to_do"
     assert "are they of the same kind?" in result.verdict
-
-
-def test_one_pair_of_examples_says_nothing() -> None:
-    for area in (0.0, 1.0):
-        low, high = auc_interval(area, 1, 1)
-        assert high - low > 0.9
 
 
 @jax.tree_util.register_dataclass
