@@ -47,6 +47,18 @@ def test_a_step_is_asked_for_what_is_left(value: float, change: float | None) ->
     assert np.linalg.norm(direction) == pytest.approx(np.linalg.norm(RETAIN), rel=1e-6)  # the rest of the step repairs
 
 
+def test_each_level_has_its_own_band() -> None:
+    level = Level((1.0, 1.0, 1.0), band=(0.1, 0.5, float("inf")))
+    np.testing.assert_allclose(level.gap(jnp.full(3, 1.3)), [-0.3, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(level.bounds(jnp.full(3, 0.5))[1], [0.6, 1.0, np.inf], rtol=1e-6)
+
+
+@pytest.mark.parametrize("band", [(0.1, 0.2), (0.1, -0.2, 0.1), -1.0, float("nan")])
+def test_a_wrong_band_is_refused(band: Any) -> None:
+    with pytest.raises(ValueError, match="^band: got"):
+        Level((1.0, 1.0, 1.0), band=band)
+
+
 def test_a_negative_requirement_is_optimal() -> None:
     """Of all steps in the ball along which the forget loss falls by at most 1, none lowers the retain loss more (KKT)."""
     update, _ = updated(2.1, Level(2.0, learning_rate=0.1))
