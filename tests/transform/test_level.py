@@ -55,7 +55,7 @@ def test_each_level_has_its_own_band() -> None:
 
 @pytest.mark.parametrize("band", [(0.1, 0.2), (0.1, -0.2, 0.1), -1.0, float("nan")])
 def test_a_wrong_band_is_refused(band: Any) -> None:
-    with pytest.raises(ValueError, match="^band: got"):
+    with pytest.raises(ValueError, match=r"^band: got"):
         Level((1.0, 1.0, 1.0), band=band)
 
 
