@@ -33,9 +33,10 @@ class Groups:
       of: `of(batch) -> [batch]`, the number of each example's group, from 0; an example with any other number is in no group.
       count: the number of groups.
       implicit: whether to avoid materialising the groups' gradients: `paired_value_and_grad` then returns an `ImplicitStack`
-        instead of `[count, ...]`. Memory is that of two microbatches of gradients, so give a `microbatch_size`; with `p`
-        microbatches a step differentiates each example `(p + 1) / 2 + 1` times instead of once. Results are the same up to
-        rounding. The loss must be hashable, as functions are. It works on one device only.
+        instead of `[count, ...]`. Memory is that of two microbatches of factors of gradients (docs/ghost_products.md), or of
+        gradients where there are no factors, so give a `microbatch_size`; with `p` microbatches a step differentiates each
+        example at most `(p + 1) / 2 + 1` times instead of once. Results are the same up to rounding. The loss must be
+        hashable, as functions are. It works on one device only.
 
     Raises:
       ValueError: if `count` is not a positive whole number.
