@@ -35,7 +35,7 @@ else
 	$(MAKE) PYTHON=$(NEWEST) VENV=.venv-newest EXTRA=test newest-tests
 endif
 
-LIBRARY := $(addprefix tests/,base datasets driver gradients kernel metrics objectives report rules transform)
+LIBRARY := $(addprefix tests/,base datasets driver forget gradients kernel metrics objectives report rules transform)
 
 .PHONY: newest-tests
 newest-tests: $(READY)

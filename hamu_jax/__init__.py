@@ -6,13 +6,13 @@ from hamu_jax._base.version import __version__ as __version__
 from hamu_jax._datasets.assess import Assessment, assess
 from hamu_jax._datasets.evaluate import Evaluation, evaluate
 from hamu_jax._driver.checkpoints import Checkpoints
-from hamu_jax._driver.forget import forget
-from hamu_jax._driver.forget_outcome import Change, Forgotten
 from hamu_jax._driver.keep_best import KeepBest
-from hamu_jax._driver.record import DeletionRecord
 from hamu_jax._driver.stopping import Patience, Stopping, Target
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
+from hamu_jax._forget.forget import forget
+from hamu_jax._forget.outcome import Change, Forgotten
+from hamu_jax._forget.record import DeletionRecord
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.implicit_stack import ImplicitStack
 from hamu_jax._gradients.paired import Paired, paired_value_and_grad

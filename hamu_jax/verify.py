@@ -19,8 +19,8 @@ import numpy as np
 
 from hamu_jax._base.array_files import load_arrays, save_arrays
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.forget_problem import MOST_HELD_OUT, take_rows
-from hamu_jax._driver.record import (
+from hamu_jax._forget.problem import MOST_HELD_OUT, take_rows
+from hamu_jax._forget.record import (
     IN_BOTH,
     DeletionRecord,
     check_chain,

@@ -13,7 +13,7 @@ from hamu_jax import metrics
 from hamu_jax._base.environment import environment, provenance
 from hamu_jax._base.history import json_row, write_whole
 from hamu_jax._base.markdown import escape, paragraphs, table
-from hamu_jax._driver.forget_outcome import ForgetStatus, Forgotten
+from hamu_jax._forget.outcome import ForgetStatus, Forgotten
 from hamu_jax._gradients.losses import Loss
 from hamu_jax.report._numbers import show
 from hamu_jax.report._outcome_plots import HEIGHT, WIDTH, plot_histograms, plot_path, plot_trust_region

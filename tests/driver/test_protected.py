@@ -11,12 +11,12 @@ from tiny_runs import bits
 
 import hamu_jax
 from hamu_jax import Checkpoints, Groups, Stopping, TrustRegion, rules, verify
-from hamu_jax._driver.band import Band
 from hamu_jax._driver.carry import first_carry
-from hamu_jax._driver.forget import _optimizer
-from hamu_jax._driver.forget_evaluation import COST, ForgetEvaluation
 from hamu_jax._driver.protected import SignedLoss, marked, protecting
 from hamu_jax._driver.step import driver_step
+from hamu_jax._forget.band import Band
+from hamu_jax._forget.evaluation import COST, ForgetEvaluation
+from hamu_jax._forget.forget import _optimizer
 from hamu_jax._transform.level import Level
 
 START = jnp.array([0.3, 0.2, 0.1])

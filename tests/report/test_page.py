@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 import hamu_jax
 from hamu_jax import report
-from hamu_jax._driver.forget_outcome import Change, Forgotten
+from hamu_jax._forget.outcome import Change, Forgotten
 
 HOSTILE = "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)> \"'>& **b** $x$ \x00 \ud800"
 VOID = {"meta", "img", "source"}

@@ -10,8 +10,8 @@ import numpy as np
 
 from hamu_jax._base import validate
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.band import Band, band_of
-from hamu_jax._driver.forget_evaluation import ForgetEvaluation
+from hamu_jax._forget.band import Band, band_of
+from hamu_jax._forget.evaluation import ForgetEvaluation
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss
 from hamu_jax._transform.level import Level

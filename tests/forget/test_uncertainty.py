@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hamu_jax._driver.uncertainty import NORMAL_95, auc_interval, level_error
+from hamu_jax._forget.uncertainty import NORMAL_95, auc_interval, level_error
 
 
 @pytest.mark.parametrize(("negatives", "positives"), [(20, 300), (7, 5), (1, 1)])

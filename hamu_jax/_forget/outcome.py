@@ -10,9 +10,9 @@ from jaxtyping import Int
 from hamu_jax._base import validate
 from hamu_jax._base.history import History
 from hamu_jax._driver.fingerprint import combined, of_value
-from hamu_jax._driver.forget_problem import ForgetProblem, set_aside, split_unseen
-from hamu_jax._driver.record import DeletionRecord, build_record
 from hamu_jax._driver.unlearn import Unlearned
+from hamu_jax._forget.problem import ForgetProblem, set_aside, split_unseen
+from hamu_jax._forget.record import DeletionRecord, build_record
 
 ForgetStatus: TypeAlias = Literal["reached", "reached_at_higher_cost", "not_reached", "nothing_to_do", "nonfinite"]
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.forget_outcome import Change, ForgetStatus, Forgotten
-from hamu_jax._driver.forget_problem import MOST_HELD_OUT, ForgetProblem, take_rows
 from hamu_jax._driver.keep_best import KeepBest
-from hamu_jax._driver.record import row_hashes
-from hamu_jax._driver.request_losses import request_losses
-from hamu_jax._driver.uncertainty import auc_interval, level_error
 from hamu_jax._driver.unlearn import Unlearned
+from hamu_jax._forget.outcome import Change, ForgetStatus, Forgotten
+from hamu_jax._forget.problem import MOST_HELD_OUT, ForgetProblem, take_rows
+from hamu_jax._forget.record import row_hashes
+from hamu_jax._forget.request_losses import request_losses
+from hamu_jax._forget.uncertainty import auc_interval, level_error
 from hamu_jax.metrics import auc, values
 
 NOTICEABLE = 0.1  # a rise of the held-out or the unseen loss, as a share of what it was, that is called a higher cost

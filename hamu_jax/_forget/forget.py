@@ -10,17 +10,17 @@ from hamu_jax import rules
 from hamu_jax._base import validate
 from hamu_jax._base.history import History
 from hamu_jax._driver.checkpoints import Checkpoints
-from hamu_jax._driver.conclude import conclude
 from hamu_jax._driver.fingerprint import of_value
-from hamu_jax._driver.forget_checks import check_forget
-from hamu_jax._driver.forget_evaluation import COST, OUTSIDE
-from hamu_jax._driver.forget_outcome import Forgotten
-from hamu_jax._driver.forget_problem import ForgetProblem, build_problem
 from hamu_jax._driver.keep_best import KeepBest
 from hamu_jax._driver.protected import SignedLoss, marked, protecting
 from hamu_jax._driver.settings_checks import pair_of_sizes
 from hamu_jax._driver.trust_region import TrustRegion
 from hamu_jax._driver.unlearn import Unlearned, unlearn
+from hamu_jax._forget.checks import check_forget
+from hamu_jax._forget.conclude import conclude
+from hamu_jax._forget.evaluation import COST, OUTSIDE
+from hamu_jax._forget.outcome import Forgotten
+from hamu_jax._forget.problem import ForgetProblem, build_problem
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss
 from hamu_jax._kernel.blocks import Blocks

@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hamu_jax._datasets.evaluate import Evaluation
-from hamu_jax._driver.band import Band
-from hamu_jax._driver.request_losses import request_losses
+from hamu_jax._forget.band import Band
+from hamu_jax._forget.request_losses import request_losses
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss
 

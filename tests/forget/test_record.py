@@ -12,7 +12,7 @@ import pytest
 
 import hamu_jax
 from hamu_jax import DeletionRecord, Forgotten, verify
-from hamu_jax._driver.record import record_hash
+from hamu_jax._forget.record import record_hash
 
 RNG = np.random.default_rng(2)
 AXES = np.eye(4, dtype=np.float32)

@@ -7,7 +7,7 @@ import jax
 
 from hamu_jax._base import validate
 from hamu_jax._datasets.batches import is_arrays
-from hamu_jax._driver.band import chance_level
+from hamu_jax._forget.band import chance_level
 from hamu_jax._gradients.losses import Loss, check_counted, check_data, per_example
 from hamu_jax._transform.level import Level
 from hamu_jax._transform.options import check_options, check_rule

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from hamu_jax._datasets.evaluate import evaluate
-from hamu_jax._driver.request_losses import request_losses
+from hamu_jax._forget.request_losses import request_losses
 from hamu_jax._gradients.groups import Groups
 from hamu_jax._gradients.losses import Loss
 from hamu_jax._transform.level import Level

@@ -1,0 +1,1 @@
+"""`forget`: to a level, with a verdict and a deletion record."""
