@@ -15,7 +15,8 @@ import numpy as np
 
 from hamu_jax._base.key_paths import path_name
 from hamu_jax._datasets.batches import is_arrays
-from hamu_jax._driver.fingerprint_walk import UNKNOWN, Fingerprint, Walk, content, digest, dtype_name, short, size_of
+from hamu_jax._driver.fingerprint_content import UNKNOWN, content, digest, dtype_name, short, size_of
+from hamu_jax._driver.fingerprint_walk import Fingerprint, Walk
 
 SMALL = 4096  # numbers: leaves of an optimizer's state up to this size are read (hyperparameters), larger ones are not
 

@@ -1,84 +1,34 @@
 """A walk through functions, their closures and plain data, which gives every part a path and a token (see `fingerprint`)."""
 
 import dataclasses
-import dis
 import enum
 import functools
-import hashlib
-import math
-import os
-import sysconfig
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from hamu_jax._base.key_paths import path_name
+from hamu_jax._driver.fingerprint_code import (
+    calls_mutators,
+    code_parts,
+    functions_of,
+    globals_read,
+    is_library,
+    only_checks,
+    read_from_modules,
+    written,
+)
+from hamu_jax._driver.fingerprint_content import UNKNOWN, content, digest, dtype_name, short
 
 Fingerprint = dict[str, str]
 
-
-UNKNOWN = "unknown"
-LENGTH = 32  # hexadecimal digits of a hash: 128 bits
-LONGEST = 80  # characters of a value that is kept as it is
 DEEPEST = 40  # levels of nesting
 LONG = 100  # elements: a longer list of plain values is hashed as one
 MOST = 5000  # entries of one function or optimizer; what follows is unknown
-CHUNK = 2**26  # bytes that are read at once from an array that is not in memory
-# Methods that change a list, dictionary or set: a function that calls one may be keeping a log or a cache in it.
-MUTATORS = frozenset({"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popleft", "setdefault", "update"})
-WRITES = frozenset({"STORE_DEREF", "DELETE_DEREF", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR"})
-
-
-def digest(data: str | bytes) -> str:
-    """A short hash."""
-    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()[:LENGTH]
-
-
-def short(text: str) -> str:
-    """A text, or its hash if it is long."""
-    return text if len(text) <= LONGEST else digest(text)
-
-
-def dtype_name(leaf: Any) -> str:
-    """The dtype of a leaf, of a Python number too."""
-    return str(leaf.dtype) if hasattr(leaf, "dtype") else str(np.asarray(leaf).dtype)
-
-
-def size_of(leaf: Any) -> int:
-    """How many numbers a leaf has, without reading it."""
-    return math.prod(np.shape(leaf))
-
-
-def content(leaf: Any) -> str:
-    """The hash of an array's numbers; unknown where this process cannot read them all."""
-    if isinstance(leaf, jax.Array):
-        if not leaf.is_fully_addressable:
-            return UNKNOWN
-        leaf = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    try:
-        digest = hashlib.sha256()
-        for piece in _pieces(leaf):
-            digest.update(memoryview(np.ascontiguousarray(piece).reshape(-1).view(np.uint8)))  # pyright: ignore[reportArgumentType]: an array is a buffer
-        return digest.hexdigest()[:LENGTH]
-    except Exception:  # whatever an array of another library raises: it is then not known
-        return UNKNOWN
-
-
-def _pieces(leaf: Any) -> Iterator[np.ndarray]:
-    """An array piece by piece, so that one that is not in memory (a memory map, a file) is never read whole."""
-    shape, size = np.shape(leaf), size_of(leaf)
-    if isinstance(leaf, (jax.Array, np.generic)) or not hasattr(leaf, "shape") or size == 0 or not shape:
-        yield np.asarray(leaf)
-        return
-    whole: Any = np.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf
-    rows = max(1, CHUNK * shape[0] // (size * whole.dtype.itemsize))
-    for begin in range(0, shape[0], rows):
-        yield np.asarray(whole[begin : begin + rows])
 
 
 @dataclasses.dataclass
@@ -192,23 +142,23 @@ class Walk:
 
         Of a library's function, whose code is the library's version, only the name, defaults and closure.
         """
-        if _only_checks(value):
+        if only_checks(value):
             self.wrapped(path, value, depth)
             return
-        code, is_users = value.__code__, not _is_library(value.__code__.co_filename)
+        code, is_users = value.__code__, not is_library(value.__code__.co_filename)
         self.marks[path] = value.__qualname__
-        written = _written(code)
-        logs = is_users and _calls_mutators(code)
+        changed = written(code)
+        logs = is_users and calls_mutators(code)
         if is_users:
             self._code(f"{path}.code", code)
         self.children(path, ((f".default{i}", part) for i, part in enumerate(value.__defaults__ or ())), depth)
         self.children(path, ((f".{name}", part) for name, part in (value.__kwdefaults__ or {}).items()), depth)
         read = dict(zip(code.co_freevars, (_cell(cell) for cell in value.__closure__ or ()), strict=True))
         if is_users:
-            read |= {name: value.__globals__[name] for name in _globals(code) if name in value.__globals__}
-            read |= _read_from_modules(code, read)
+            read |= {name: value.__globals__[name] for name in globals_read(code) if name in value.__globals__}
+            read |= read_from_modules(code, read)
         for name, part in read.items():
-            if name in written or (logs and _is_mutable(part)):
+            if name in changed or (logs and _is_mutable(part)):
                 self.marks[f"{path}.{name}"] = UNKNOWN
             else:
                 self.visit(f"{path}.{name}", part, depth + 1)
@@ -216,12 +166,12 @@ class Walk:
     def instance(self, path: str, value: Any, depth: int) -> None:
         """A callable object of a user's class: its code, and the attributes that only `__init__` sets."""
         self.marks[path] = type(value).__qualname__
-        members = _functions(type(value))
+        members = functions_of(type(value))
         functions = [part for name, part in members.items() if name != "__init__"]
-        written = {name for function in functions for name in _written(function.__code__)}
-        logs = any(_calls_mutators(function.__code__) for function in functions)
+        changed = {name for function in functions for name in written(function.__code__)}
+        logs = any(calls_mutators(function.__code__) for function in functions)
         for name, part in sorted(vars(value).items()):
-            if name in written or (logs and _is_mutable(part)):
+            if name in changed or (logs and _is_mutable(part)):
                 self.marks[f"{path}.{name}"] = UNKNOWN
             else:
                 self.visit(f"{path}.{name}", part, depth + 1)
@@ -229,64 +179,14 @@ class Walk:
 
     def _methods(self, path: str, kind: type, depth: int) -> None:
         """The code of a user's class that can be called."""
-        members = _functions(kind)
+        members = functions_of(kind)
         for name, part in sorted(members.items()) if "__call__" in members else ():
-            if not _is_library(part.__code__.co_filename) and (name == "__call__" or not name.startswith("__")):
+            if not is_library(part.__code__.co_filename) and (name == "__call__" or not name.startswith("__")):
                 self.visit(f"{path}.{name}()", part, depth + 1)
 
     def _code(self, path: str, code: types.CodeType) -> None:
         """Byte code, names and constants, those of inner functions too."""
-        self.marks[path] = digest(repr(_code_parts(code)))
-
-
-def _code_parts(code: types.CodeType) -> tuple[Any, ...]:
-    """What of a code object decides what it does: no file name, no line numbers."""
-    constants = [_code_parts(x) if isinstance(x, types.CodeType) else _constant(x) for x in code.co_consts]
-    return code.co_code, code.co_names, code.co_freevars, constants
-
-
-def _constant(value: Any) -> str:
-    """A constant of a code object; a set's order depends on the process."""
-    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
-
-
-def _inner_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """A code object and those of the functions defined in it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _inner_codes(constant)
-
-
-def _globals(code: types.CodeType) -> list[str]:
-    """The names that a function reads from its module."""
-    instructions = (instruction for inner in _inner_codes(code) for instruction in dis.get_instructions(inner))
-    return sorted({instruction.argval for instruction in instructions if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME")})
-
-
-def _read_from_modules(code: types.CodeType, read: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function may read from the user's own modules (`models.apply`)."""
-    attributes = sorted({name for inner in _inner_codes(code) for name in inner.co_names})
-    modules = {name: part for name, part in read.items() if isinstance(part, types.ModuleType) and not _is_library(_file(part))}
-    return {f"{name}.{x}": getattr(part, x) for name, part in modules.items() for x in attributes if hasattr(part, x)}
-
-
-def _file(module: types.ModuleType) -> str:
-    """Where a module lies; one that is built in lies in Python's library."""
-    return getattr(module, "__file__", None) or "<frozen"
-
-
-def _written(code: types.CodeType) -> set[str]:
-    """Variables outside a function, and attributes, that it changes: they are a counter or a cache, not a setting."""
-    instructions = (instruction for inner in _inner_codes(code) for instruction in dis.get_instructions(inner))
-    return {instruction.argval for instruction in instructions if instruction.opname in WRITES} - set(code.co_cellvars)
-
-
-def _calls_mutators(code: types.CodeType) -> bool:
-    """Whether a function may change a container that it did not make."""
-    codes = list(_inner_codes(code))
-    stores = any(instruction.opname == "STORE_SUBSCR" for inner in codes for instruction in dis.get_instructions(inner))
-    return stores or any(name in MUTATORS for inner in codes for name in inner.co_names)
+        self.marks[path] = digest(repr(code_parts(code)))
 
 
 def _is_mutable(value: Any) -> bool:
@@ -307,33 +207,15 @@ def _key(key: Any) -> str:
     return repr(key) if isinstance(key, (str, int, float, bool, bytes, type(None), tuple)) else type(key).__qualname__
 
 
-@functools.cache
-def _library_directories() -> tuple[str, ...]:
-    """Where Python's own library and this one lie."""
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return (sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep, here + os.sep, "<frozen")
-
-
-def _is_library(name: str) -> bool:
-    """Whether a file belongs to an installed package rather than to the user."""
-    return "site-packages" in name or "dist-packages" in name or name.startswith(_library_directories())
-
-
 def _is_readable_scalar(value: Any) -> bool:
     """Whether an array is one number, to be shown."""
     return np.shape(value) == () and not isinstance(value, Tracer) and np.issubdtype(value.dtype, np.number)
 
 
-def _functions(kind: type) -> dict[str, types.FunctionType]:
-    """The methods of a class that are written in Python, inherited ones too."""
-    members = {name: part for base in reversed(kind.__mro__) for name, part in vars(base).items()}
-    return {name: part for name, part in members.items() if isinstance(part, types.FunctionType)}
-
-
 def _is_user_object(value: Any) -> bool:
     """Whether a value is a callable object whose class is the user's."""
-    call = _functions(type(value)).get("__call__")
-    return call is not None and hasattr(value, "__dict__") and not _is_library(call.__code__.co_filename)
+    call = functions_of(type(value)).get("__call__")
+    return call is not None and hasattr(value, "__dict__") and not is_library(call.__code__.co_filename)
 
 
 _PLAIN = (type(None), type(Ellipsis), bool, int, float, complex, str, bytes)
@@ -372,9 +254,3 @@ _KINDS: tuple[tuple[Any, Any], ...] = (
     (_is_user_object, Walk.instance),
     (lambda x: isinstance(x, (types.BuiltinFunctionType, np.ufunc)), Walk.named),
 )
-
-
-def _only_checks(function: types.FunctionType) -> bool:
-    """Whether a function only checks the arguments of another: its names hold addresses or modules."""
-    name = function.__code__.co_filename
-    return hasattr(function, "__wrapped__") and (name.startswith("<@beartype") or f"{os.sep}jaxtyping{os.sep}" in name)

@@ -16,6 +16,7 @@ from hamu_jax._base import validate
 from hamu_jax._base.environment import environment
 from hamu_jax._base.history import History, json_row, json_value, write_whole
 from hamu_jax._base.key_paths import path_name
+from hamu_jax._driver.fingerprint_content import hash_of_array
 
 FORMAT = 1
 IN_BOTH, FORGOTTEN_BEFORE = "are in the forget set too", "an earlier request forgot"
@@ -79,7 +80,7 @@ def record_hash(content: dict[str, Any]) -> str:
 def content_hash(tree: Any) -> str:
     """The SHA-256 of a pytree of arrays: path, dtype, shape and bytes of every leaf, whatever the containers."""
     lines = [
-        f"{path_name(path)} {np.asarray(leaf).dtype}{list(np.shape(leaf))} {_digest(np.asarray(leaf))}"
+        f"{path_name(path)} {np.asarray(leaf).dtype}{list(np.shape(leaf))} {hash_of_array(np.asarray(leaf))}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -200,8 +201,3 @@ def _plain(name: str, value: Any) -> Any:
 def _described(data: Any) -> dict[str, Any]:
     """The size and the hash of a data set, and the hash of each of its rows."""
     return {"examples": validate.batch("data", data), "hash": content_hash(data), "rows": row_hashes(data)}
-
-
-def _digest(array: np.ndarray) -> str:
-    """The SHA-256 of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

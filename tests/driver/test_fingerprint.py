@@ -23,7 +23,7 @@ from tiny_runs import FORGET, RETAIN, assert_same, bits, examples, loss, numbers
 
 import hamu_jax
 from hamu_jax import Checkpoints, Evaluation, rules
-from hamu_jax._driver import fingerprint_walk
+from hamu_jax._driver import fingerprint_content, fingerprint_walk
 from hamu_jax._driver.fingerprint import UNKNOWN, difference, of_arrays, of_value
 
 EVALUATION = Evaluation({"retain": RETAIN}, every=4)
@@ -298,7 +298,7 @@ def test_circles_and_strange_objects_end() -> None:
 
 def test_arrays_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memory map and an array-like of another library, without ever being read whole; the same as the array in memory."""
-    monkeypatch.setattr(fingerprint_walk, "CHUNK", 100)
+    monkeypatch.setattr(fingerprint_content, "CHUNK", 100)
     array = np.arange(300, dtype=np.float32).reshape(100, 3)
     np.save(tmp_path / "x.npy", array)
 
