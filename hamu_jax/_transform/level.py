@@ -62,12 +62,13 @@ class Level:
         if values.dtype.kind not in "iuf" or values.ndim > 1 or values.size == 0 or not np.all(np.isfinite(values)):
             raise ValueError(expected)
         validate.number("learning_rate", self.learning_rate, positive=True)
-        bands = tuple(self.band) if isinstance(self.band, Sequence) else (self.band,)
-        for band in bands:
-            if band != math.inf:
+        many = self.band if isinstance(self.band, (tuple, list)) else None
+        for band in (self.band,) if many is None else many:
+            if not (isinstance(band, float) and band == math.inf):
                 validate.constant("band", band)
-        if isinstance(self.band, Sequence) and len(bands) != self.count:
-            raise ValueError(f"band: got {len(bands)} numbers, expected one, or {self.count or 1} as there are levels")
+        if many is not None and len(many) != self.count:
+            expected = "a number" if self.count is None else f"a number, or {self.count}, one for each level"
+            raise ValueError(f"band: got {len(many)} numbers, expected {expected}")
 
     @property
     def count(self) -> int | None:

@@ -78,6 +78,7 @@ def choice(*names: str) -> Kind:
 
 
 NUMBER = Kind(lambda value: is_real(value) and value >= 0, (-0.0, np.float64(-1), jnp.float32(2.0)))
+BAND = Kind(lambda value: NUMBER.takes(value) or (isinstance(value, float) and value == math.inf), NUMBER.extra)
 SCHEDULED = Kind(lambda value: callable(value) or (is_real(value) and value >= 0))
 POSITIVE = Kind(lambda value: is_real(value) and value > 0, (optax.constant_schedule(1.0),))
 FUNCTION = Kind(callable)
@@ -355,7 +356,7 @@ CASES: dict[str, Case] = {
     "Groups": Case(hamu_jax.Groups, {"of": lossy, "count": 3}, {"of": FUNCTION, "count": count()}),
     "TrustRegion": Case(hamu_jax.TrustRegion, {}, {"start": POSITIVE}),
     "Level": Case(
-        hamu_jax.Level, {"value": 1.0}, {"learning_rate": Kind(lambda v: callable(v) or (is_real(v) and v > 0)), "band": NUMBER}
+        hamu_jax.Level, {"value": 1.0}, {"learning_rate": Kind(lambda v: callable(v) or (is_real(v) and v > 0)), "band": BAND}
     ),
     "make_mesh": Case(
         sharding.make_mesh,

@@ -229,11 +229,13 @@ def wait_for_the_second_run(out: Path, process: subprocess.Popen[bytes]) -> Path
 
 
 def left(out: Path) -> dict[str, Any]:
-    """All that a sweep leaves, but for what it began with and the date."""
+    """All that a sweep leaves, but for what it began with, the date and how long it took."""
     found: dict[str, Any] = {}
     for path in itertools.chain(out.glob("runs/*/run.json"), out.glob("optimizer*/optimizer.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        found[str(path.relative_to(out))] = {key: record[key] for key in record if key not in ("environment", "settings")}
+        found[str(path.relative_to(out))] = {
+            key: record[key] for key in record if key not in ("environment", "settings", "seconds")
+        }
     for path in out.glob("runs/*/checkpoints/history.jsonl"):
         found[str(path.relative_to(out))] = path.read_text(encoding="utf-8")
     for path in out.glob(f"runs/*/checkpoints/{STEPS}/carry"):
