@@ -51,6 +51,7 @@ def batch(factor: Factor) -> int:
 
 
 def positions(factor: Factor) -> int:
+    """The number of outer products that a gradient is a sum of."""
     return factor.index.shape[-1] if isinstance(factor, OneHot) else factor.shape[-2]
 
 
