@@ -1,10 +1,11 @@
 """All methods on equal terms: the same data, batches and steps, and each with its best setting on validation data."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.grid import Seeds, Setting, grid_of, searched
+from experiments.comparison.grid import Grid, Seeds, Setting, grid_of, searched
 from experiments.comparison.modality import Modality
 from experiments.comparison.progress import announced
 from experiments.comparison.settings import methods_of, run_settings, seed_pairs
@@ -28,19 +29,8 @@ def run_baselines(modality: Modality, settings: Any, mesh: Any) -> Results:
             record = modality.trained_record(_run_settings(settings, setting, pair), mesh)
             results.runs[pair][setting], results.models[pair] = record, record["models"]
 
-    def add_to_all(some: list[Setting]) -> None:
-        for pair in whole:
-            add(pair, some)
-
-    if sweep.chosen is None:
-        grid, chosen = searched(grid, add_to_all, lambda name: choose(results, name), extensions=sweep.extensions)
-        results = dataclasses.replace(results, grid=grid)
-    else:
-        chosen = chosen_before(sweep.chosen, names)
-        add_to_all(chosen)
-    for pair in pairs:
-        if pair not in whole:
-            add(pair, chosen)
+    grid, chosen = run_and_choose(grid, add, lambda name: choose(results, name), sweep, pairs)
+    results = dataclasses.replace(results, grid=grid)
     reported = [(pair, setting) for pair in pairs for setting in chosen]
     for pair, setting in announced(reported, lambda run: f"measuring {_line(run[1], run[0])}"):
         numbers = modality.all_measured(_run_settings(settings, setting, pair), mesh)
@@ -75,6 +65,45 @@ def _run_settings(settings: Any, setting: Setting, pair: Seeds) -> Any:
 def _line(setting: Setting, pair: Seeds) -> str:
     """A run in one line."""
     return f"{setting.describe()}, seeds {pair[0]} and {pair[1]}"
+
+
+def run_and_choose(
+    grid: Grid,
+    add: Callable[[Seeds, list[Setting]], None],
+    choose: Callable[[str], Setting],
+    sweep: Any,
+    pairs: tuple[Seeds, ...],
+    *,
+    counts: Callable[[Setting], bool] = lambda setting: True,  # noqa: ARG005
+) -> tuple[Grid, list[Setting]]:
+    """Runs the grid at the seeds that have all of it, or what another sweep chose; then what is chosen at the other seeds.
+
+    Args:
+      grid: the grid to begin with.
+      add: runs some settings at a pair of seeds.
+      choose: as in `searched`.
+      sweep: the settings of the sweep.
+      pairs: all seeds.
+      counts: as in `searched`.
+
+    Returns:
+      The grid at the end, and the chosen setting of each method.
+    """
+    whole = grid_pairs(pairs, sweep)
+
+    def add_to_all(some: list[Setting]) -> None:
+        for pair in whole:
+            add(pair, some)
+
+    if sweep.chosen is None:
+        grid, chosen = searched(grid, add_to_all, choose, extensions=sweep.extensions, counts=counts)
+    else:
+        chosen = chosen_before(sweep.chosen, grid.methods)
+        add_to_all(chosen)
+    for pair in pairs:
+        if pair not in whole:
+            add(pair, chosen)
+    return grid, chosen
 
 
 def chosen_before(path: Path, names: tuple[str, ...]) -> list[Setting]:

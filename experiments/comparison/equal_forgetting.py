@@ -10,9 +10,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.comparison.baselines import chosen_before, grid_pairs
+from experiments.comparison.baselines import grid_pairs, run_and_choose
 from experiments.comparison.cost_curves import CostCurve, cost_curve, curves_picture
-from experiments.comparison.grid import Grid, Seeds, Setting, grid_of, searched, settings_of
+from experiments.comparison.grid import Grid, Seeds, Setting, grid_of, settings_of
 from experiments.comparison.modality import Modality
 from experiments.comparison.progress import announced
 from experiments.comparison.settings import methods_of, run_settings, seed_pairs
@@ -131,25 +131,13 @@ def compare(modality: Modality, name: str, settings: Any, mesh: Any) -> Comparis
             models[pair] = {model: _numbers(modality, record, record["models"][model]) for model in MODELS}
             outcomes[pair][setting] = outcome(modality, record, levels[pair])
 
-    def add_to_all(some: Sequence[Setting]) -> None:
-        for pair in whole:
-            add(pair, some)
-
     def choose(method: str) -> Setting:
         return min(settings_of(list(outcomes[whole[0]]), method), key=lambda x: score([outcomes[pair][x] for pair in whole]))
 
     def reaches(setting: Setting) -> bool:
         return any(outcomes[pair][setting].reached for pair in whole)
 
-    grid = grid_of(names, pairs, sweep)
-    if sweep.chosen is None:
-        grid, chosen = searched(grid, add_to_all, choose, extensions=sweep.extensions, counts=reaches)
-    else:
-        chosen = chosen_before(sweep.chosen, names)
-        add_to_all(chosen)
-    for pair in pairs:
-        if pair not in whole:
-            add(pair, chosen)
+    grid, chosen = run_and_choose(grid_of(names, pairs, sweep), add, choose, sweep, pairs, counts=reaches)
     return Comparison(grid, whole, dict(zip(names, chosen, strict=True)), outcomes, models, levels)
 
 
